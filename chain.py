@@ -1,0 +1,270 @@
+"""The chain: a folder of recipes, sorted by inputs, made where missing; every model scored, gated and promoted or held.
+
+Only this module and the command line know all areas. A folder holds one TOML file per artifact and at most one of kind
+`lineage`, which says which model is the candidate of which stage, what it is compared with and under which policy. From it the
+chain derives, for every checkpoint of the folder, a scorecard, and for every stage a gate decision and a promotion, all of them
+artifacts like the rest. A refused candidate does what its policy says: `stop` ends the chain, `keep-parent` leaves the parent
+in the stage's place (see `Store.stage_model`), and a signed waiver named in the lineage promotes it all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Literal, cast
+
+from .catalog.errors import GateRefused, MissingArtifact, RecipeError
+from .catalog.recipes import STAGE_PREFIX, Files, Recipe, read_recipe, references
+from .catalog.records import STRICT, Artifact, GateDecision
+from .catalog.store import Maker, Options, Store
+from .data.recipe import ConversationsRecipe, CorpusRecipe, MixtureRecipe, TokensRecipe
+from .eval.recipe import EvaluationRecipe, GateRecipe, PromotionRecipe
+from .merging.recipe import MergeRecipe
+from .training.recipe import InitRecipe, TokenizerRecipe, TrainRecipe
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of recipe: how it is read, by which verb it is made and by which function."""
+
+    recipe: type[Recipe]
+    verb: str
+    maker: str
+    """`area.module:function`, imported when first needed: torch and lm-eval take seconds."""
+
+
+KINDS: dict[str, Kind] = {
+    "corpus": Kind(recipe=CorpusRecipe, verb="build", maker="data.build:build_corpus"),
+    "tokens": Kind(recipe=TokensRecipe, verb="build", maker="data.tokens:count_tokens"),
+    "mixture": Kind(recipe=MixtureRecipe, verb="build", maker="data.mixture:plan_mixture"),
+    "conversations": Kind(recipe=ConversationsRecipe, verb="build", maker="data.conversations:gather_conversations"),
+    "tokenizer": Kind(recipe=TokenizerRecipe, verb="train", maker="training.vocabulary:train_tokenizer"),
+    "init": Kind(recipe=InitRecipe, verb="train", maker="training.model:init_model"),
+    "train": Kind(recipe=TrainRecipe, verb="train", maker="training.train:train_model"),
+    "merge": Kind(recipe=MergeRecipe, verb="merge", maker="merging.merge:merge_models"),
+    "evaluation": Kind(recipe=EvaluationRecipe, verb="evaluate", maker="eval.evaluate:evaluate_model"),
+    "gate": Kind(recipe=GateRecipe, verb="gate", maker="eval.gate:decide"),
+    "promotion": Kind(recipe=PromotionRecipe, verb="promote", maker="eval.promote:promote"),
+}
+"""Every kind of recipe."""
+
+CHECKPOINT_KINDS = ("init", "train", "merge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of a lineage: a candidate and what it must stand up to."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    """The alias, `tiny-llama/cpt`."""
+    model: str
+    """The candidate checkpoint."""
+    policy: Files
+    """The policy file, `package:eval/policies/cpt.toml`."""
+    baselines: tuple[str, ...] = ()
+    """Checkpoints, or `stage:NAME`, it is compared with."""
+    parent: str = ""
+    """What stays in the stage's place after a refusal under `keep-parent`; the first baseline unless said otherwise."""
+    waiver: Files = ()
+    """A signed waiver file, used when the candidate is refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageRecipe(Recipe):
+    """The stages of a model's making. Its version is that of every scorecard, decision and promotion derived from it."""
+
+    kind: Literal["lineage"]
+    suite: str
+    """Suite that every checkpoint of the folder is scored on."""
+    heldout: str
+    """Corpus whose held-out documents the suite uses."""
+    stage: tuple[Stage, ...]
+
+
+RECIPES: dict[str, type[Recipe]] = {name: kind.recipe for name, kind in KINDS.items()} | {"lineage": LineageRecipe}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One step of a chain."""
+
+    key: str
+    """The artifact it makes; `stage:NAME` for a stage's decision and promotion."""
+    verb: str
+    needs: frozenset[str]
+    """Keys of the nodes of this chain that come first."""
+    make: Callable[[Store, Options], Artifact]
+    is_made: Callable[[Store], bool]
+    """Whether nothing is left to do; False as well while its inputs are missing."""
+
+
+def recipe_folder(name: str) -> Path:
+    """A folder of recipes: a path, or the name of one that comes with the package (`tiny`)."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    built_in = Path(str(package_files("sea_lion"))) / "recipes" / name
+    if built_in.is_dir():
+        return built_in
+    known = sorted(folder.name for folder in built_in.parent.iterdir() if folder.is_dir())
+    raise RecipeError(name, "", f"is neither a folder nor one of the built-in ones: {', '.join(known)}")
+
+
+def read_folder(folder: Path) -> list[Recipe]:
+    """Every recipe of a folder, by file name; raises RecipeError for two of the same artifact or none at all."""
+    recipes: list[Recipe] = []
+    for path in sorted(folder.glob("*.toml")):
+        recipe = read_recipe(path, RECIPES)
+        if any(other.ref == recipe.ref for other in recipes):
+            raise RecipeError(path, "name", f"{recipe.ref} is made by another file of this folder as well")
+        recipes.append(recipe)
+    if not recipes:
+        raise RecipeError(folder, "", "holds no recipe (*.toml)")
+    return recipes
+
+
+def maker(kind: str) -> Maker:
+    """The function that makes a kind of recipe."""
+    module, function = KINDS[kind].maker.split(":")
+    return cast(Maker, getattr(import_module(f"{__package__}.{module}"), function))
+
+
+def make(recipe: Recipe, base: Path, store: Store, options: Options) -> Artifact:
+    """Make one recipe, or find it made. The area's code is imported only when there is something to do."""
+    planned = store.plan(recipe, base)
+    return planned.made or store.make(recipe, base, maker(recipe.kind), options)
+
+
+def plan(folder: Path) -> list[Node]:
+    """The folder's nodes, sorted so that each comes after what it needs; raises RecipeError for a circle."""
+    recipes = read_folder(folder)
+    nodes = {str(recipe.ref): recipe_node(recipe, folder) for recipe in recipes if not isinstance(recipe, LineageRecipe)}
+    for lineage in recipes:
+        if isinstance(lineage, LineageRecipe):
+            for node in lineage_nodes(lineage, recipes, folder):
+                nodes[node.key] = node
+    order = TopologicalSorter({key: sorted(node.needs & nodes.keys()) for key, node in nodes.items()})
+    try:
+        return [nodes[key] for key in order.static_order()]
+    except CycleError as error:
+        raise RecipeError(folder, "", f"these wait for each other: {' -> '.join(error.args[1])}") from error
+
+
+def recipe_node(recipe: Recipe, base: Path) -> Node:
+    """The node of one recipe."""
+
+    def is_made(store: Store) -> bool:
+        try:
+            return store.plan(recipe, base).made is not None
+        except MissingArtifact:
+            return False
+
+    return Node(
+        key=str(recipe.ref),
+        verb=KINDS[recipe.kind].verb,
+        needs=frozenset(ref for _, ref in references(recipe)),
+        make=lambda store, options: make(recipe, base, store, options),
+        is_made=is_made,
+    )
+
+
+def lineage_nodes(lineage: LineageRecipe, recipes: Iterable[Recipe], base: Path) -> list[Node]:
+    """A scorecard for every checkpoint of the folder, and a decision with its promotion for every stage."""
+    checkpoints = [recipe for recipe in recipes if recipe.kind in CHECKPOINT_KINDS]
+    scorecards = [recipe_node(scorecard_recipe(lineage, str(recipe.ref)), base) for recipe in checkpoints]
+    return scorecards + [stage_node(lineage, stage, base) for stage in lineage.stage]
+
+
+def scorecard_recipe(lineage: LineageRecipe, model: str) -> EvaluationRecipe:
+    """The evaluation of a checkpoint under the lineage's suite; the checkpoint's version is part of the name."""
+    name, version = model.removeprefix("checkpoint/").split("@")
+    return EvaluationRecipe(
+        kind="evaluation",
+        name=f"scorecard/{name}-{version}-{lineage.suite}",
+        version=lineage.version,
+        model=model,
+        suite=lineage.suite,
+        heldout=lineage.heldout,
+    )
+
+
+def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:
+    """The node that decides on a stage's candidate and moves the stage's alias when it may."""
+
+    def scorecard_of(ref: str) -> str:
+        return str(scorecard_recipe(lineage, ref).ref)
+
+    def gate_recipe(store: Store) -> GateRecipe:
+        return GateRecipe(
+            kind="gate",
+            name=f"decision/{stage.name}",
+            version=lineage.version,
+            stage=stage.name,
+            candidate=scorecard_of(stage.model),
+            baselines=tuple(dict.fromkeys(scorecard_of(str(store.require(ref).ref)) for ref in stage.baselines)),
+            policy=stage.policy,
+            parent=stage.parent or (stage.baselines[0] if stage.baselines else ""),
+        )
+
+    def make_stage(store: Store, options: Options) -> Artifact:
+        decision = make(gate_recipe(store), base, store, options)
+        body = cast(GateDecision, decision.body)
+        log.info("gate %s: %s (%s)", stage.name, body.verdict, body.reason)
+        if body.verdict == "pass" or stage.waiver:
+            return make(promotion_recipe(lineage, stage, body), base, store, options)
+        if body.on_refusal == "stop":
+            raise GateRefused(body)
+        return decision
+
+    def is_made(store: Store) -> bool:
+        try:
+            decided = store.plan(gate_recipe(store), base).made
+            if decided is None:
+                return False
+            body = cast(GateDecision, decided.body)
+            if body.verdict == "pass" or stage.waiver:
+                return store.plan(promotion_recipe(lineage, stage, body), base).made is not None
+            return body.on_refusal == "keep-parent"
+        except MissingArtifact:
+            return False
+
+    needs = {scorecard_of(stage.model)} | {
+        ref if ref.startswith(STAGE_PREFIX) else scorecard_of(ref) for ref in stage.baselines
+    }
+    return Node(key=f"{STAGE_PREFIX}{stage.name}", verb="gate", needs=frozenset(needs), make=make_stage, is_made=is_made)
+
+
+def promotion_recipe(lineage: LineageRecipe, stage: Stage, decision: GateDecision) -> PromotionRecipe:
+    """The promotion a decision leads to; a waiver is used only where the decision is not a pass."""
+    return PromotionRecipe(
+        kind="promotion",
+        name=f"promotion/{stage.name}",
+        version=lineage.version,
+        decision=f"decision/{stage.name}@{lineage.version}",
+        waiver=() if decision.verdict == "pass" else stage.waiver,
+    )
+
+
+def run(folder: Path, store: Store, options: Options) -> list[Artifact]:
+    """Make every node of a folder that is not made yet; raises what the first failing node raises."""
+    nodes = plan(folder)
+    made = []
+    for number, node in enumerate(nodes, 1):
+        if node.is_made(store):
+            log.info("[%2d/%d] %-8s %s: done before", number, len(nodes), node.verb, node.key)
+            continue
+        log.info("[%2d/%d] %-8s %s ...", number, len(nodes), node.verb, node.key)
+        start = time.perf_counter()
+        made.append(node.make(store, options))
+        log.info("[%2d/%d] %-8s %s: made in %.1f s", number, len(nodes), node.verb, node.key, time.perf_counter() - start)
+    return made

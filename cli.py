@@ -1,0 +1,283 @@
+"""The command line: `sea-lion build | train | merge | evaluate | gate | promote | run | report | catalog`.
+
+Exit codes: 0 done, 1 a bug (with a traceback), 2 a recipe or usage error (one line); `gate`: 0 pass, 1 fail, 2 hold, 3 error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from . import __version__, chain
+from .catalog import index
+from .catalog.errors import RecipeError, SeaLionError
+from .catalog.recipes import read_recipe
+from .catalog.records import Artifact, GateDecision
+from .catalog.store import Options, Store
+from .catalog.tables import FORMATS, render
+
+GATE_EXIT = {"pass": 0, "fail": 1, "hold": 2, "error": 3}
+TOKEN_GROUPS = ("language", "source", "corpus", "tokenizer", "split", "ref")
+
+EXAMPLES = {
+    "build": ("make a corpus, token counts, a mixture or a conversation set", "sea-lion build recipes/tiny/corpus.toml"),
+    "train": ("train a tokenizer, initialise a model or run a training stage", "sea-lion train recipes/tiny/cpt.toml"),
+    "merge": ("merge checkpoints", "sea-lion merge recipes/tiny/merge-1.toml"),
+    "evaluate": ("score a checkpoint on a suite", "sea-lion evaluate my/scorecard.toml"),
+    "gate": ("compare a scorecard with its baselines under a policy", "sea-lion gate my/gate.toml  # exit 0 pass, 1 fail"),
+    "promote": ("move a stage's alias to a gated model", "sea-lion promote my/promotion.toml"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    _quiet_libraries()
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return cast(int, options.command(options))
+    except SeaLionError as error:
+        print(f"sea-lion: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sea-lion: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries off the network and their start-up chatter out of the output."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("LOGURU_LEVEL", "WARNING")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sea-lion", description="From a crawl to a promoted language model, on record.")
+    parser.add_argument("--version", action="version", version=f"sea-lion {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for verb, (purpose, example) in EXAMPLES.items():
+        command = _command(commands, verb, purpose, example)
+        command.add_argument("recipe", type=Path, help="the recipe, a TOML file")
+        _add_making_flags(command)
+        command.set_defaults(command=_make, verb=verb)
+    run = _command(commands, "run", "make everything a folder of recipes describes", "sea-lion run tiny --dry-run")
+    run.add_argument("folder", help="a folder of recipes, or the name of a built-in one (tiny, tiny-gemma)")
+    run.add_argument("--dry-run", action="store_true", help="show the plan and stop")
+    run.add_argument("--report", type=Path, help="write the HTML report here when done (default: CATALOG/report.html)")
+    _add_making_flags(run)
+    run.set_defaults(command=_run)
+    report = _command(commands, "report", "write the HTML report", "sea-lion report --output report.html")
+    report.add_argument("--output", type=Path, help="where to write it (default: CATALOG/report.html)")
+    _add_catalog_flag(report)
+    report.set_defaults(command=_report)
+    _add_waive(commands)
+    _add_catalog(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, purpose: str, example: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=purpose,
+        description=purpose[0].upper() + purpose[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
+
+
+def _add_catalog_flag(command: argparse.ArgumentParser) -> None:
+    default = Path(os.environ.get("SEA_LION_CATALOG", "artifacts"))
+    command.add_argument(
+        "--catalog",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="folder of the artifacts (default: $SEA_LION_CATALOG or artifacts)",
+    )
+
+
+def _add_making_flags(command: argparse.ArgumentParser) -> None:
+    _add_catalog_flag(command)
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="processes for the steps that can use several")
+    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run")
+
+
+def _add_waive(commands: Any) -> None:
+    waive = _command(
+        commands,
+        "waive",
+        "sign a waiver for a gate decision that is not a pass",
+        "sea-lion waive decision/tiny-llama/final@1 --key me.pem --person 'A. Tan' --reason 'known cost' --expires 2027-01-31 "
+        "--output waiver.toml",
+    )
+    waive.add_argument("decision", help="the gate decision, name@version")
+    waive.add_argument("--key", type=Path, required=True, help="Ed25519 private key, PEM")
+    waive.add_argument("--person", required=True, help="who answers for it")
+    waive.add_argument("--reason", required=True, help="why it may ship all the same")
+    waive.add_argument("--expires", required=True, metavar="YYYY-MM-DD", help="last day it may be used")
+    waive.add_argument("--output", type=Path, required=True, help="the waiver file to write")
+    _add_catalog_flag(waive)
+    waive.set_defaults(command=_waive)
+
+
+def _add_catalog(commands: Any) -> None:
+    catalog = _command(commands, "catalog", "ask the catalog", "sea-lion catalog tokens --by language,source")
+    asks = catalog.add_subparsers(required=True, metavar="QUESTION")
+
+    def ask(name: str, purpose: str, example: str, function: Any, tabular: bool = True) -> argparse.ArgumentParser:
+        command = _command(asks, name, purpose, example)
+        _add_catalog_flag(command)
+        if tabular:
+            command.add_argument("--format", choices=FORMATS, default="table", help="how to print it (default: table)")
+        command.set_defaults(command=function)
+        return command
+
+    ls = ask("ls", "list the artifacts", "sea-lion catalog ls --kind checkpoint", _ls)
+    ls.add_argument("--kind", help="only this kind")
+    show = ask("show", "everything on record about one artifact", "sea-lion catalog show corpus/tiny@1", _show, tabular=False)
+    show.add_argument("ref", help="name@version or stage:NAME")
+    lineage = ask("lineage", "where an artifact comes from", "sea-lion catalog lineage stage:tiny-llama/final", _lineage, False)
+    lineage.add_argument("ref", help="name@version or stage:NAME")
+    lineage.add_argument("--json", action="store_true", help="as JSON")
+    sql = ask("sql", "a query over the index", "sea-lion catalog sql 'SELECT * FROM balance'", _sql)
+    sql.add_argument("query", help="SQL (DuckDB), read only; tables and views are listed in docs/catalog.md")
+    tokens = ask("tokens", "tokens of the corpora", "sea-lion catalog tokens --by language,source", _tokens)
+    tokens.add_argument("--by", default="language,source", help=f"columns, of: {', '.join(TOKEN_GROUPS)}")
+    ask("rebuild", "make the index anew from the artifacts' records", "sea-lion catalog rebuild", _rebuild, tabular=False)
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    if arguments.workers < 1:
+        raise SeaLionError(f"--workers must be at least 1, not {arguments.workers}")
+    return Options(workers=arguments.workers, device=arguments.device, show_progress=sys.stderr.isatty())
+
+
+def _make(arguments: argparse.Namespace) -> int:
+    recipe = read_recipe(arguments.recipe, chain.RECIPES)
+    verb = chain.KINDS[recipe.kind].verb if recipe.kind in chain.KINDS else "run"
+    if verb != arguments.verb:
+        raise RecipeError(arguments.recipe, "kind", f"a recipe of kind {recipe.kind!r} is made by 'sea-lion {verb}'")
+    store = Store(arguments.catalog)
+    artifact = chain.make(recipe, arguments.recipe.parent, store, _options(arguments))
+    index.rebuild(store)
+    print(f"{artifact.ref}  {store.folder(artifact.ref)}")
+    if isinstance(artifact.body, GateDecision):
+        print(f"{artifact.body.verdict}: {artifact.body.reason}")
+        return GATE_EXIT[artifact.body.verdict]
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    folder, store = chain.recipe_folder(arguments.folder), Store(arguments.catalog)
+    if arguments.dry_run:
+        rows = [(node.verb, node.key, "done" if node.is_made(store) else "to make") for node in chain.plan(folder)]
+        print(render(["verb", "artifact", "state"], rows, "table"))
+        return 0
+    try:
+        made = chain.run(folder, store, _options(arguments))
+    finally:
+        if store.root.is_dir() and not index.is_current(store):
+            index.rebuild(store)
+    report = arguments.report or arguments.catalog / "report.html"
+    if made or not report.is_file():
+        _write_report(store, report)
+    print(f"report: {report}")
+    return 0
+
+
+def _write_report(store: Store, path: Path) -> None:
+    from .catalog.report import write_report
+
+    write_report(store, path)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    path = arguments.output or arguments.catalog / "report.html"
+    _write_report(Store(_existing(arguments.catalog)), path)
+    print(f"report: {path}")
+    return 0
+
+
+def _waive(arguments: argparse.Namespace) -> int:
+    from .eval.waiver import sign_waiver
+
+    decision = Store(_existing(arguments.catalog)).require(arguments.decision)
+    sign_waiver(
+        decision,
+        key=arguments.key,
+        person=arguments.person,
+        reason=arguments.reason,
+        expires=arguments.expires,
+        output=arguments.output,
+    )
+    print(f"waiver: {arguments.output}")
+    return 0
+
+
+def _existing(root: Path) -> Path:
+    if not root.is_dir():
+        raise SeaLionError(f"{root}: no catalog there; name one with --catalog, or make one with 'sea-lion run tiny'")
+    return root
+
+
+def _answer(arguments: argparse.Namespace, sql: str, parameters: Sequence[Any] = ()) -> int:
+    columns, rows = index.query(Store(_existing(arguments.catalog)), sql, parameters)
+    print(render(columns, rows, arguments.format))
+    return 0
+
+
+def _ls(arguments: argparse.Namespace) -> int:
+    sql = "SELECT ref, kind, left(fingerprint, 12) AS fingerprint, bytes, created, licence FROM artifacts"
+    if arguments.kind:
+        return _answer(arguments, f"{sql} WHERE kind = $1 ORDER BY ref", [arguments.kind])
+    return _answer(arguments, f"{sql} ORDER BY ref")
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from .catalog.report import artifact_summary
+
+    store = Store(_existing(arguments.catalog))
+    artifact: Artifact = store.require(arguments.ref)
+    print(artifact_summary(store, artifact))
+    return 0
+
+
+def _lineage(arguments: argparse.Namespace) -> int:
+    from .catalog.lineage import lineage_json, lineage_text
+
+    store = Store(_existing(arguments.catalog))
+    ref = str(store.require(arguments.ref).ref)
+    print(lineage_json(store, ref) if arguments.json else lineage_text(store, ref))
+    return 0
+
+
+def _sql(arguments: argparse.Namespace) -> int:
+    return _answer(arguments, arguments.query)
+
+
+def _tokens(arguments: argparse.Namespace) -> int:
+    groups = [group.strip() for group in arguments.by.split(",") if group.strip()]
+    unknown = [group for group in groups if group not in TOKEN_GROUPS]
+    if unknown or not groups:
+        raise SeaLionError(f"--by {arguments.by!r}: name columns of {', '.join(TOKEN_GROUPS)}")
+    columns = ", ".join(groups)
+    sql = f"""SELECT {columns}, sum(documents)::BIGINT AS documents, sum(bytes)::BIGINT AS bytes, sum(tokens)::BIGINT AS tokens
+        FROM tokens GROUP BY {columns} ORDER BY {columns}"""
+    return _answer(arguments, sql)
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    print(f"index: {index.rebuild(Store(_existing(arguments.catalog)))}")
+    return 0

@@ -1,0 +1,1 @@
+"""Builds corpora, mixtures and conversation sets."""

@@ -1,0 +1,1 @@
+"""Scores checkpoints, gates them against their baselines and promotes them."""

@@ -1,0 +1,339 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from sea_lion.catalog import index
+from sea_lion.catalog.errors import CorruptInput, DriftError, MissingArtifact, SeaLionError
+from sea_lion.catalog.recipes import Reference
+from sea_lion.catalog.records import (
+    Artifact,
+    ArtifactRef,
+    Checkpoint,
+    Conversations,
+    Corpus,
+    GateDecision,
+    Promotion,
+    Shard,
+)
+from sea_lion.catalog.store import RECORD, Job, Made, Options, Store, read_artifact, verify_files, write_rows
+from sea_lion.data.recipe import ConversationsRecipe, CorpusRecipe, Source
+from sea_lion.eval.recipe import GateRecipe, PromotionRecipe
+from sea_lion.training.recipe import TrainRecipe
+
+FLOW = pa.schema(
+    [
+        ("step", pa.int32()),
+        *((name, pa.string()) for name in ("stage", "source", "language", "outcome", "reason")),
+        ("documents", pa.int64()),
+        ("bytes", pa.int64()),
+    ]
+)
+
+
+def conversations(folder: Path, text: str = "a") -> ConversationsRecipe:
+    (folder / "x.jsonl").write_text(text)
+    return ConversationsRecipe(
+        kind="conversations", name="conversations/x", version="1", form="messages", files=("x.jsonl",), licence="Apache-2.0"
+    )
+
+
+def make_conversations(job: Job[ConversationsRecipe]) -> Made:
+    text = job.files["files"][0].read_text()
+    (job.folder / "conversations.txt").write_text(text)
+    return Made(body=Conversations(form=job.recipe.form, rows=len(text), languages={"tha": len(text)}))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "artifacts")
+
+
+def test_made_once_then_found(store: Store, tmp_path: Path) -> None:
+    recipe = conversations(tmp_path)
+    made = store.make(recipe, tmp_path, make_conversations, Options())
+
+    def never(job: Job[Any]) -> Made:
+        raise AssertionError("made twice")
+
+    again = Store(store.root).make(recipe, tmp_path, never, Options())
+    assert again == made == read_artifact(store.folder(recipe.ref) / RECORD)
+    assert [file.path for file in made.files] == ["conversations.txt"]
+    assert not list((store.root / ".work").iterdir())
+
+
+def test_the_place_is_not_part_of_the_identity(tmp_path: Path) -> None:
+    prints = set()
+    for name in ("here", "there"):
+        folder = tmp_path / name
+        folder.mkdir()
+        recipe = replace(conversations(folder), description=name)
+        prints.add(Store(folder / "artifacts").make(recipe, folder, make_conversations, Options()).fingerprint)
+    assert len(prints) == 1
+
+
+def test_a_changed_recipe_or_file_needs_a_new_version(store: Store, tmp_path: Path) -> None:
+    recipe = conversations(tmp_path)
+    store.make(recipe, tmp_path, make_conversations, Options())
+    with pytest.raises(DriftError, match=r'form: "messages" -> "preference".*raise the version'):
+        store.make(replace(recipe, form="preference"), tmp_path, make_conversations, Options())
+    with pytest.raises(DriftError, match="files"):
+        store.make(conversations(tmp_path, "other"), tmp_path, make_conversations, Options())
+    newer = store.make(replace(conversations(tmp_path, "other"), version="2"), tmp_path, make_conversations, Options())
+    assert newer.ref.version == "2"
+
+
+def test_version_dev_is_rebuilt(store: Store, tmp_path: Path) -> None:
+    first = store.make(replace(conversations(tmp_path), version="dev"), tmp_path, make_conversations, Options())
+    second = store.make(replace(conversations(tmp_path, "bb"), version="dev"), tmp_path, make_conversations, Options())
+    assert first.fingerprint != second.fingerprint
+    assert (store.folder(second.ref) / "conversations.txt").read_text() == "bb"
+
+
+def test_bad_input_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    def broken(job: Job[Any]) -> Made:
+        (job.folder / "half.txt").write_text("half")
+        raise CorruptInput("x.jsonl", "line 3", "is not JSON")
+
+    with pytest.raises(CorruptInput, match=r"x\.jsonl: line 3: is not JSON"):
+        store.make(conversations(tmp_path), tmp_path, broken, Options())
+    assert [path for path in store.root.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+
+
+def killed_maker(job: Job[Any]) -> Made:
+    marker = job.folder / "begun.txt"
+    if not marker.exists():
+        marker.write_text("1")
+        os.kill(os.getpid(), signal.SIGKILL)
+    (job.folder / "done.txt").write_text("resumed")
+    return Made(body=Conversations(form="messages", rows=1, languages={}))
+
+
+def _make_in_child(root: Path, folder: Path) -> None:
+    Store(root).make(conversations(folder), folder, killed_maker, Options())
+
+
+def test_a_killed_making_leaves_no_artifact_and_is_taken_up(store: Store, tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(target=_make_in_child, args=(store.root, tmp_path))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert store.all() == []
+    made = store.make(conversations(tmp_path), tmp_path, killed_maker, Options())
+    assert [file.path for file in made.files] == ["begun.txt", "done.txt"]
+
+
+def slow_maker(job: Job[Any]) -> Made:
+    with (job.folder / "makers.txt").open("a") as file:
+        file.write("one\n")
+    time.sleep(0.3)
+    return Made(body=Conversations(form="messages", rows=1, languages={}))
+
+
+def _make_slowly(root: Path, folder: Path, recipe: ConversationsRecipe) -> None:
+    Store(root).make(recipe, folder, slow_maker, Options())
+
+
+def test_two_at_once_make_it_once(store: Store, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    recipe = conversations(tmp_path)
+    children = [context.Process(target=_make_slowly, args=(store.root, tmp_path, recipe)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert (store.folder(recipe.ref) / "makers.txt").read_text() == "one\n"
+
+
+def test_a_changed_file_is_found(store: Store, tmp_path: Path) -> None:
+    made = store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    folder = store.folder(made.ref)
+    verify_files(folder, made)
+    (folder / "conversations.txt").write_text("b")
+    with pytest.raises(CorruptInput, match="sha256 differs"):
+        verify_files(folder, made)
+    (folder / "conversations.txt").unlink()
+    with pytest.raises(CorruptInput, match="is missing"):
+        verify_files(folder, made)
+
+
+def test_a_missing_artifact_names_the_nearest(store: Store, tmp_path: Path) -> None:
+    store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    with pytest.raises(MissingArtifact, match="conversations/x@1"):
+        store.require("conversations/y@1")
+    with pytest.raises(MissingArtifact):
+        store.require("not a reference")
+
+
+def test_a_damaged_record_is_one_clear_line(store: Store, tmp_path: Path) -> None:
+    made = store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    record = store.folder(made.ref) / RECORD
+    record.write_text(record.read_text()[:-20])
+    with pytest.raises(CorruptInput, match="is not an artifact record") as error:
+        Store(store.root).all()
+    assert "\n" not in str(error.value)
+
+
+# -- a small lineage with a stage ------------------------------------------------------------------------------------------
+
+
+def make_checkpoint(job: Job[TrainRecipe]) -> Made:
+    (job.folder / "weights").write_text(job.recipe.name)
+    return Made(body=Checkpoint(stage="cpt", architecture="Tiny", parameters=1, parents=(job.recipe.model,)))
+
+
+def checkpoint(name: str, model: Reference, mixture: Reference) -> TrainRecipe:
+    return TrainRecipe(
+        kind="train",
+        name=f"checkpoint/{name}",
+        version="1",
+        objective="cpt",
+        model=model,
+        mixture=mixture,
+        lr=1.0,
+        batch_sequences=1,
+    )
+
+
+def decision_maker(verdict: Any, kept: str) -> Any:
+    def decide(job: Job[GateRecipe]) -> Made:
+        body = GateDecision(
+            stage=job.recipe.stage, model=job.recipe.candidate, scorecard=job.recipe.candidate, baselines=(), policy="p",
+            policy_fingerprint="0", verdict=verdict, reason="because", on_refusal="keep-parent", kept=kept, outcomes=(),
+        )  # fmt: skip
+        return Made(body=body)
+
+    return decide
+
+
+def make_promotion(job: Job[PromotionRecipe]) -> Made:
+    decision = job.inputs[job.recipe.decision].body
+    assert isinstance(decision, GateDecision)
+    sequence = len(job.store.promotions(decision.stage)) + 1
+    body = Promotion(
+        stage=decision.stage, model=decision.model, decision=job.recipe.decision, verdict="pass", sequence=sequence
+    )
+    return Made(body=body)
+
+
+def gate(tmp_path: Path, store: Store, version: str, candidate: str, verdict: str, kept: str) -> Artifact:
+    (tmp_path / "policy.toml").write_text(version)
+    recipe = GateRecipe(
+        kind="gate", name="decision/s", version=version, stage="s", candidate=candidate, policy=("policy.toml",)
+    )
+    return store.make(recipe, tmp_path, decision_maker(verdict, kept), Options())
+
+
+def test_a_stage_is_its_latest_promotion_or_the_parent_kept(store: Store, tmp_path: Path) -> None:
+    store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    given = "conversations/x@1"
+    for name in ("a", "b"):
+        store.make(checkpoint(name, given, given), tmp_path, make_checkpoint, Options())
+    with pytest.raises(MissingArtifact):
+        store.require("stage:s")
+    gate(tmp_path, store, "1", "checkpoint/b@1", "fail", "checkpoint/a@1")
+    assert str(store.require("stage:s").ref) == "checkpoint/a@1"
+    assert "the policy keeps" in store.stage_model("s")[1]
+    gate(tmp_path, store, "2", "checkpoint/b@1", "pass", "checkpoint/a@1")
+    promotion = PromotionRecipe(kind="promotion", name="promotion/s", version="1", decision="decision/s@2")
+    store.make(promotion, tmp_path, make_promotion, Options())
+    assert str(store.require("stage:s").ref) == "checkpoint/b@1"
+    assert store.stages() == {"s": "checkpoint/b@1"}
+    child = store.make(checkpoint("c", "stage:s", given), tmp_path, make_checkpoint, Options())
+    assert (child.inputs[0].ref, child.inputs[0].via) == ("checkpoint/b@1", "stage s: promotion/s@1")
+
+
+# -- the index ---------------------------------------------------------------------------------------------------------------
+
+
+def make_corpus(job: Job[CorpusRecipe]) -> Made:
+    rows = [
+        {
+            "step": 1,
+            "stage": "quality",
+            "source": "web",
+            "language": "tha",
+            "outcome": outcome,
+            "reason": reason,
+            "documents": n,
+            "bytes": n,
+        }
+        for outcome, reason, n in (("in", "", 5), ("removed", "short", 2), ("out", "", 3))
+    ]
+    write_rows(job.folder / "flow.parquet", rows, FLOW)
+    shard = Shard(
+        path="a.parquet", language="tha", source="web", split="train", documents=3, characters=9, bytes=27, sha256="0"
+    )
+    return Made(body=Corpus(shards=(shard,), documents_in=5, documents_out=3), tables={"flow": "flow.parquet"})
+
+
+def corpus(tmp_path: Path) -> CorpusRecipe:
+    (tmp_path / "t.toml").write_text("1")
+    return CorpusRecipe(
+        kind="corpus", name="corpus/x", version="1", languages=("tha",), thresholds=("t.toml",),
+        source=(Source(name="web", form="jsonl", files=("t.toml",)),),
+    )  # fmt: skip
+
+
+def test_the_index_answers_the_same_after_it_is_deleted(store: Store, tmp_path: Path) -> None:
+    store.make(corpus(tmp_path), tmp_path, make_corpus, Options())
+    queries = [
+        "FROM artifacts ORDER BY ref",
+        "FROM shards",
+        "FROM flow ORDER BY ALL",
+        "FROM balance",
+        "FROM ledger",
+        "FROM inputs",
+    ]
+    before = [index.query(store, sql) for sql in queries]
+    assert before[3][1] == [("corpus/x@1", 1, "quality", "tha", 5, 3, 2, True)]
+    (store.root / index.INDEX).unlink()
+    index.rebuild(store)
+    assert [index.query(store, sql) for sql in queries] == before
+
+
+def test_the_index_follows_new_records(store: Store, tmp_path: Path) -> None:
+    store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    assert index.query(store, "SELECT count(*) FROM artifacts")[1] == [(1,)]
+    store.make(corpus(tmp_path), tmp_path, make_corpus, Options())
+    assert index.query(store, "SELECT count(*) FROM artifacts")[1] == [(2,)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM nothing",
+        "SELECT * FROM read_csv('/etc/hosts')",
+        "DELETE FROM artifacts",
+        "COPY artifacts TO 'x.csv'",
+        "SET enable_external_access = true",
+    ],
+)
+def test_bad_sql_is_refused(store: Store, tmp_path: Path, sql: str) -> None:
+    store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    with pytest.raises(SeaLionError, match="SQL"):
+        index.query(store, sql)
+
+
+def test_a_corrupted_side_table_is_named(store: Store, tmp_path: Path) -> None:
+    made = store.make(corpus(tmp_path), tmp_path, make_corpus, Options())
+    path = store.folder(made.ref) / "flow.parquet"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(CorruptInput, match=r"flow\.parquet"):
+        index.rebuild(store)
+
+
+def test_the_record_is_plain_json(store: Store, tmp_path: Path) -> None:
+    made = store.make(corpus(tmp_path), tmp_path, make_corpus, Options())
+    record = json.loads((store.folder(made.ref) / RECORD).read_text())
+    assert record["ref"] == {"name": "corpus/x", "version": "1"}
+    assert str(tmp_path) not in json.dumps(record)
+    assert ArtifactRef.parse("corpus/x@1") == made.ref

@@ -1,0 +1,1 @@
+"""Trains tokenizers and checkpoints."""
