@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
@@ -211,16 +212,19 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _waive(arguments: argparse.Namespace) -> int:
-    from .eval.waiver import sign_waiver
+    from .eval.waiver import read_signing_key, sign_waiver, write_waiver
 
-    decision = Store(_existing(arguments.catalog)).require(arguments.decision)
-    sign_waiver(
-        decision,
-        key=arguments.key,
-        person=arguments.person,
-        reason=arguments.reason,
-        expires=arguments.expires,
-        output=arguments.output,
+    artifact = Store(_existing(arguments.catalog)).require(arguments.decision)
+    if not isinstance(artifact.body, GateDecision):
+        raise SeaLionError(f"{artifact.ref} is a {artifact.kind}, not a gate decision")
+    try:
+        expires = date.fromisoformat(arguments.expires)
+    except ValueError as error:
+        raise SeaLionError(f"--expires {arguments.expires}: not a date like 2027-01-31") from error
+    key, person, reason = read_signing_key(arguments.key), arguments.person, arguments.reason
+    write_waiver(
+        arguments.output,
+        sign_waiver(artifact.body, artifact.fingerprint, person=person, reason=reason, expires=expires, key=key),
     )
     print(f"waiver: {arguments.output}")
     return 0

@@ -328,6 +328,8 @@ class GateDecision:
     """Reference of the model that stands in for the stage after a refusal under `keep-parent`, else empty."""
     outcomes: tuple[Outcome, ...]
     """Every test made."""
+    waivers: tuple[str, ...] = ()
+    """Public keys whose signed waivers the policy accepts for this decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

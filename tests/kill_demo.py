@@ -1,0 +1,95 @@
+"""Kill the demo with SIGKILL at random moments, rerun it each time, and compare the final catalog with an undisturbed run's.
+
+    python tests/kill_demo.py --kills 10 --seed 1 --folder tiny
+
+Prints one line per kill and exits 1 when any artifact, fingerprint, file digest or token count differs. Takes about three times
+as long as the demo. It is a script and not a test: `make test` has the same check on a folder that takes seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sea_lion.catalog import index
+from sea_lion.catalog.fingerprint import plain
+from sea_lion.catalog.store import Store
+
+COUNTS = "SELECT corpus, tokenizer, language, source, split, documents, bytes, tokens FROM tokens ORDER BY ALL"
+
+
+def start(folder: str, catalog: Path) -> subprocess.Popen[bytes]:
+    """A demo in a process group of its own, so that a kill takes its workers too."""
+    command = [sys.executable, "-m", "sea_lion", "run", folder, "--catalog", str(catalog)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def finished(folder: str, catalog: Path) -> float:
+    """Let a run end by itself; returns its seconds."""
+    begin = time.perf_counter()
+    if start(folder, catalog).wait() != 0:
+        raise SystemExit(f"the run into {catalog} failed")
+    return time.perf_counter() - begin
+
+
+def content(catalog: Path) -> dict[str, object]:
+    """What must be the same: artifacts, fingerprints, bodies, file digests and token counts."""
+    store = Store(catalog)
+    artifacts = {
+        str(artifact.ref): [artifact.fingerprint, plain(artifact.body), plain(artifact.files)] for artifact in store.all()
+    }
+    return {"artifacts": artifacts, "tokens": index.query(store, COUNTS)[1], "stages": store.stages()}
+
+
+def killed_at_random(folder: str, catalog: Path, kills: int, longest: float, rng: random.Random) -> None:
+    """Start the run again and again, killing it after a random time, until it has been killed `kills` times."""
+    for number in range(1, kills + 1):
+        process, lifetime = start(folder, catalog), rng.uniform(1.0, longest)
+        try:
+            process.wait(timeout=lifetime)
+            print(f"kill {number}: the run had ended before {lifetime:.1f} s", flush=True)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            done = len(list(catalog.glob("**/artifact.json")))
+            print(f"kill {number}: after {lifetime:.1f} s, {done} artifacts on record", flush=True)
+
+
+def differences(calm: dict[str, object], killed: dict[str, object]) -> list[str]:
+    """Names of what differs."""
+    lines = [key for key in calm if key != "artifacts" and calm[key] != killed[key]]
+    one, two = calm["artifacts"], killed["artifacts"]
+    assert isinstance(one, dict) and isinstance(two, dict)
+    return lines + [ref for ref in sorted(one.keys() | two.keys()) if one.get(ref) != two.get(ref)]
+
+
+def main() -> int:
+    """Run the comparison; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", default="tiny", help="recipes to run")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--undisturbed", type=Path, help="a finished catalog to compare with, instead of making one")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        calm, killed = arguments.undisturbed or Path(scratch, "calm"), Path(scratch, "killed")
+        seconds = finished(arguments.folder, calm)
+        longest = max(seconds * 2.0 / arguments.kills, 15.0)
+        killed_at_random(arguments.folder, killed, arguments.kills, longest, random.Random(arguments.seed))
+        finished(arguments.folder, killed)
+        different = differences(content(calm), content(killed))
+        total = len(content(calm)["artifacts"])  # type: ignore[arg-type]
+    print(json.dumps({"kills": arguments.kills, "artifacts": total, "different": different}))
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
