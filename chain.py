@@ -19,7 +19,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Literal, cast
 
-from .catalog.errors import GateRefused, MissingArtifact, RecipeError
+from .catalog.errors import MissingArtifact, RecipeError
 from .catalog.recipes import STAGE_PREFIX, Files, Recipe, read_recipe, references
 from .catalog.records import STRICT, Artifact, GateDecision
 from .catalog.store import Maker, Options, Store
@@ -106,6 +106,8 @@ class Node:
     make: Callable[[Store, Options], Artifact]
     is_made: Callable[[Store], bool]
     """Whether nothing is left to do; False as well while its inputs are missing."""
+    refusal: Callable[[Store], GateDecision | None] = lambda store: None
+    """The decision under which, by its policy, nothing that needs this node may be made."""
 
 
 def recipe_folder(name: str) -> Path:
@@ -222,8 +224,6 @@ def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:
         log.info("gate %s: %s (%s)", stage.name, body.verdict, body.reason)
         if body.verdict == "pass" or stage.waiver:
             return make(promotion_recipe(lineage, stage, body), base, store, options)
-        if body.on_refusal == "stop":
-            raise GateRefused(body)
         return decision
 
     def is_made(store: Store) -> bool:
@@ -234,14 +234,19 @@ def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:
             body = cast(GateDecision, decided.body)
             if body.verdict == "pass" or stage.waiver:
                 return store.plan(promotion_recipe(lineage, stage, body), base).made is not None
-            return body.on_refusal == "keep-parent"
+            return True
         except MissingArtifact:
             return False
+
+    def refusal(store: Store) -> GateDecision | None:
+        body = cast(GateDecision, store.require(f"decision/{stage.name}@{lineage.version}").body)
+        return body if body.verdict != "pass" and body.on_refusal == "stop" and not stage.waiver else None
 
     needs = {scorecard_of(stage.model)} | {
         ref if ref.startswith(STAGE_PREFIX) else scorecard_of(ref) for ref in stage.baselines
     }
-    return Node(key=f"{STAGE_PREFIX}{stage.name}", verb="gate", needs=frozenset(needs), make=make_stage, is_made=is_made)
+    key = f"{STAGE_PREFIX}{stage.name}"
+    return Node(key=key, verb="gate", needs=frozenset(needs), make=make_stage, is_made=is_made, refusal=refusal)
 
 
 def promotion_recipe(lineage: LineageRecipe, stage: Stage, decision: GateDecision) -> PromotionRecipe:
@@ -255,16 +260,38 @@ def promotion_recipe(lineage: LineageRecipe, stage: Stage, decision: GateDecisio
     )
 
 
-def run(folder: Path, store: Store, options: Options) -> list[Artifact]:
-    """Make every node of a folder that is not made yet; raises what the first failing node raises."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run of a folder came to."""
+
+    made: list[Artifact]
+    """Artifacts made now."""
+    refused: list[GateDecision]
+    """Decisions that, by their policies, stopped what needs their stages."""
+    stopped: list[str]
+    """Keys of the nodes that were therefore not made."""
+
+
+def run(folder: Path, store: Store, options: Options) -> Outcome:
+    """Make every node of a folder that is not made yet; a stage refused under the policy `stop` ends what needs it."""
     nodes = plan(folder)
-    made = []
+    outcome, blocked = Outcome(made=[], refused=[], stopped=[]), set[str]()
     for number, node in enumerate(nodes, 1):
-        if node.is_made(store):
-            log.info("[%2d/%d] %-8s %s: done before", number, len(nodes), node.verb, node.key)
+        label = f"[{number:2d}/{len(nodes)}] {node.verb:8s} {node.key}"
+        if node.needs & blocked:
+            log.info("%s: not made, a stage it needs was refused", label)
+            outcome.stopped.append(node.key)
+            blocked.add(node.key)
             continue
-        log.info("[%2d/%d] %-8s %s ...", number, len(nodes), node.verb, node.key)
-        start = time.perf_counter()
-        made.append(node.make(store, options))
-        log.info("[%2d/%d] %-8s %s: made in %.1f s", number, len(nodes), node.verb, node.key, time.perf_counter() - start)
-    return made
+        if node.is_made(store):
+            log.info("%s: done before", label)
+        else:
+            log.info("%s ...", label)
+            start = time.perf_counter()
+            outcome.made.append(node.make(store, options))
+            log.info("%s: made in %.1f s", label, time.perf_counter() - start)
+        refusal = node.refusal(store)
+        if refusal is not None:
+            outcome.refused.append(refusal)
+            blocked.add(node.key)
+    return outcome

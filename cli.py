@@ -187,14 +187,18 @@ def _run(arguments: argparse.Namespace) -> int:
         print(render(["verb", "artifact", "state"], rows, "table"))
         return 0
     try:
-        made = chain.run(folder, store, _options(arguments))
+        outcome = chain.run(folder, store, _options(arguments))
     finally:
         if store.root.is_dir() and not index.is_current(store):
             index.rebuild(store)
     report = arguments.report or arguments.catalog / "report.html"
-    if made or not report.is_file():
+    if outcome.made or not report.is_file():
         _write_report(store, report)
+    for decision in outcome.refused:
+        print(f"{decision.stage}: {decision.verdict}, {decision.model} is not promoted: {decision.reason}")
     print(f"report: {report}")
+    if outcome.stopped:
+        raise SeaLionError(f"{len(outcome.stopped)} steps were not made, because a stage they need was refused")
     return 0
 
 

@@ -1,0 +1,87 @@
+"""Values of single items, and scores with their standard errors.
+
+A mean's error is the cluster-robust one of Miller, "Adding Error Bars to Evals" (https://arxiv.org/abs/2411.00640), with the
+small-sample factor G/(G-1); bits per byte is a ratio of totals and gets the linearised error of a ratio. The bootstrap of
+lm-eval is refused: it costs minutes for some metrics and knows no clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .suite import Form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What is measured on the items of a form."""
+
+    name: str
+    """Name in scores and items."""
+    higher_is_better: bool
+    """Its direction."""
+
+
+METRICS: dict[Form, tuple[Metric, ...]] = {
+    "documents": (Metric(name="bits_per_byte", higher_is_better=False),),
+    "word-order": (Metric(name="acc", higher_is_better=True), Metric(name="margin", higher_is_better=True)),
+}
+"""Form of a task to its metrics, in the order of a scorecard.
+
+`acc`: 1 when the right text is the likeliest, else 0 (also on a tie). `margin`: log-probability of the right text among the
+item's texts, nats: 0 at best, log(1 / choices) for a model that cannot tell them apart. It moves with every change of the
+model, where `acc` moves only when an item tips over: a few dozen items can be gated on it.
+"""
+
+
+def bits_per_byte(loglikelihood: float, num_bytes: int) -> float:
+    """Bits per byte of one text from its log-likelihood (nats); raises ValueError for a text without bytes."""
+    if num_bytes < 1:
+        raise ValueError("a text without bytes has no bits per byte")
+    return -loglikelihood / (math.log(2) * num_bytes)
+
+
+def accuracy(loglikelihoods: Sequence[float], gold: int) -> float:
+    """1.0 when the right text is strictly the likeliest, else 0.0."""
+    return float(all(loglikelihoods[gold] > value for i, value in enumerate(loglikelihoods) if i != gold))
+
+
+def margin(loglikelihoods: Sequence[float], gold: int) -> float:
+    """Log-probability (nats) of the right text under a softmax over the log-likelihoods of all."""
+    top = max(loglikelihoods)
+    return loglikelihoods[gold] - top - math.log(math.fsum(math.exp(value - top) for value in loglikelihoods))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemValue:
+    """One item's value of one metric."""
+
+    value: float
+    """In the metric's unit."""
+    weight: float
+    """1 for a mean; the text's bytes for bits per byte."""
+    cluster: str
+    """Items of one cluster are not independent."""
+
+
+def weighted_score(items: Iterable[ItemValue]) -> tuple[float, float]:
+    """Weighted mean of the items and its standard error over clusters, 0 for a single cluster.
+
+    With bytes as weights the mean is total bits by total bytes. Raises ValueError without items.
+    """
+    items = list(items)
+    if not items:
+        raise ValueError("no items to score")
+    total = math.fsum(item.weight for item in items)
+    mean = math.fsum(item.value * item.weight for item in items) / total
+    residuals: defaultdict[str, list[float]] = defaultdict(list)
+    for item in items:
+        residuals[item.cluster].append(item.weight * (item.value - mean))
+    count = len(residuals)
+    if count == 1:
+        return mean, 0.0
+    squares = math.fsum(math.fsum(cluster) ** 2 for cluster in residuals.values())
+    return mean, math.sqrt(count / (count - 1) * squares) / total

@@ -1,0 +1,63 @@
+"""Item values and clustered standard errors, against formulas written out."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sea_lion.eval.metrics import ItemValue, accuracy, bits_per_byte, margin, weighted_score
+
+VALUES = st.lists(st.floats(-50, 50), min_size=2, max_size=30)
+
+
+def items(values: list[float], weights: list[float] | None = None, clusters: list[str] | None = None) -> list[ItemValue]:
+    weights = weights or [1.0] * len(values)
+    clusters = clusters or [str(i) for i in range(len(values))]
+    return [ItemValue(value=v, weight=w, cluster=c) for v, w, c in zip(values, weights, clusters, strict=True)]
+
+
+@given(VALUES)
+def test_a_mean_of_single_items_has_the_textbook_error(values: list[float]) -> None:
+    value, stderr = weighted_score(items(values))
+    assert value == pytest.approx(statistics.fmean(values), abs=1e-9)
+    assert stderr == pytest.approx(statistics.stdev(values) / math.sqrt(len(values)), abs=1e-9)
+
+
+@given(VALUES)
+def test_doubled_items_in_their_clusters_add_no_certainty(values: list[float]) -> None:
+    clusters = [str(i) for i in range(len(values))]
+    assert weighted_score(items(values * 2, clusters=clusters * 2)) == pytest.approx(weighted_score(items(values)), abs=1e-9)
+
+
+def test_bytes_as_weights_give_total_bits_by_total_bytes() -> None:
+    value, stderr = weighted_score(items([2.0, 4.0], [300.0, 100.0]))
+    assert value == pytest.approx((600 + 400) / 400)
+    assert stderr == pytest.approx(math.sqrt(2 * (150**2 + 150**2)) / 400)
+
+
+def test_one_cluster_has_no_error_and_no_items_no_score() -> None:
+    assert weighted_score(items([1.0, 3.0], clusters=["a", "a"])) == (2.0, 0.0)
+    with pytest.raises(ValueError, match="no items"):
+        weighted_score([])
+
+
+def test_a_uniform_model_needs_eight_bits_a_byte() -> None:
+    assert bits_per_byte(-10 * math.log(256), 10) == pytest.approx(8)
+    with pytest.raises(ValueError, match="without bytes"):
+        bits_per_byte(-1.0, 0)
+
+
+def test_a_tie_is_no_answer_and_has_the_margin_of_chance() -> None:
+    assert accuracy([-5.0] * 4, 0) == 0.0
+    assert margin([-5.0] * 4, 0) == pytest.approx(math.log(1 / 4))
+
+
+@given(st.lists(st.floats(-900, 0), min_size=4, max_size=4), st.integers(0, 3))
+def test_margin_is_a_log_probability_that_agrees_with_accuracy(values: list[float], gold: int) -> None:
+    assert math.fsum(math.exp(margin(values, i)) for i in range(4)) == pytest.approx(1)
+    if margin(values, gold) > math.log(0.5):
+        assert accuracy(values, gold) == 1.0
