@@ -1,0 +1,148 @@
+"""The merge methods: our names to mergekit's, and Consensus-TA, which mergekit no longer has, registered from outside.
+
+mergekit is used as an unmodified library (LGPL-3.0). It dropped Consensus-TA in February 2025; the method is short, so it is
+written anew here from the paper instead of pinning an old mergekit beside a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mergekit.merge_methods import register, registered_methods
+from mergekit.merge_methods.base import (
+    BasePolicy,
+    GroupMergeMethod,
+    InputContract,
+    MergeMethodSpec,
+    ParameterScope,
+    ParameterSpec,
+    TensorGroup,
+)
+
+from .recipe import MergeRecipe, Parent
+
+Values = dict[str, float | bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """How one of our methods is put to mergekit."""
+
+    mergekit: str
+    """Its name there."""
+    reference: str
+    """The paper."""
+    takes_base: bool
+    """Whether differences are taken from the base; without, the base gives only tokenizer and config."""
+    shared: Callable[[MergeRecipe], Values]
+    """mergekit's parameters of the whole merge."""
+    per_parent: Callable[[MergeRecipe, Parent], Values]
+    """mergekit's parameters of one parent."""
+
+
+METHODS: dict[str, Method] = {
+    "linear": Method(
+        mergekit="linear",
+        reference="https://arxiv.org/abs/2203.05482",
+        takes_base=False,
+        shared=lambda recipe: {"normalize": recipe.normalize},
+        per_parent=lambda recipe, parent: {"weight": parent.weight},
+    ),
+    "dare_ties": Method(
+        mergekit="dare_ties",
+        reference="https://arxiv.org/abs/2311.03099",
+        takes_base=True,
+        shared=lambda recipe: {"normalize": recipe.normalize, "lambda": recipe.scale},
+        per_parent=lambda recipe, parent: {"weight": parent.weight, "density": parent.density},
+    ),
+    "della_linear": Method(
+        mergekit="della_linear",
+        reference="https://arxiv.org/abs/2406.11617",
+        takes_base=True,
+        shared=lambda recipe: {"normalize": recipe.normalize, "lambda": recipe.scale},
+        per_parent=lambda recipe, parent: {"weight": parent.weight, "density": parent.density, "epsilon": recipe.epsilon},
+    ),
+    "consensus_ta": Method(
+        mergekit="consensus_ta",
+        reference="https://arxiv.org/abs/2405.07813",
+        takes_base=True,
+        shared=lambda recipe: {"normalize": recipe.normalize, "k": recipe.agreement, "alpha": recipe.scale},
+        per_parent=lambda recipe, parent: {"weight": parent.weight, "tall_lambda": recipe.tall_lambda},
+    ),
+}
+"""Every method a merge recipe may name."""
+
+
+def consensus(
+    base: torch.Tensor,
+    parents: Sequence[torch.Tensor],
+    *,
+    weights: Sequence[float],
+    tall_lambdas: Sequence[float],
+    agreement: int,
+    scale: float = 1.0,
+    normalize: bool = False,
+) -> torch.Tensor:
+    """Consensus task arithmetic of one tensor (Wang et al. 2024, https://arxiv.org/abs/2405.07813), in the base's dtype.
+
+    With `tau_i = parent_i - base` and `tau_mt = sum_i weight_i tau_i` (divided by the sum of the weights if `normalize`), an
+    element matters to parent i when `|tau_i| > tall_lambda_i |tau_mt - tau_i|`. Elements that matter to at least `agreement`
+    parents take `base + scale * tau_mt`, the others stay the base's. The arithmetic is in float32 at least: differences of
+    fine-tuned bfloat16 weights are a few units in the last place.
+    """
+    dtype = torch.promote_types(base.dtype, torch.float32)
+    origin = base.to(dtype)
+    merged = torch.zeros_like(origin)
+    for parent, weight in zip(parents, weights, strict=True):
+        merged += weight * (parent.to(dtype) - origin)
+    total = sum(weights)
+    if normalize and abs(total) >= 1e-8:
+        merged /= total
+    votes = torch.zeros_like(origin, dtype=torch.int32)
+    for parent, tall_lambda in zip(parents, tall_lambdas, strict=True):
+        difference = parent.to(dtype) - origin
+        votes += difference.abs() > tall_lambda * (merged - difference).abs()
+    merged *= votes >= agreement
+    return (origin + scale * merged).to(base.dtype)
+
+
+class ConsensusTA(GroupMergeMethod):  # type: ignore[misc]  # mergekit is untyped
+    """`consensus` as a mergekit merge method."""
+
+    spec = MergeMethodSpec(
+        name="consensus_ta",
+        pretty_name="Consensus Task Arithmetic",
+        reference_url=METHODS["consensus_ta"].reference,
+        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1),
+        parameters=(
+            ParameterSpec("weight", float, ParameterScope.NON_BASE, default=1.0),
+            ParameterSpec("tall_lambda", float, ParameterScope.NON_BASE, default=1.0),
+            ParameterSpec("k", int, ParameterScope.SHARED, default=1),
+            ParameterSpec("alpha", float, ParameterScope.SHARED, default=1.0),
+            ParameterSpec("normalize", bool, ParameterScope.SHARED, default=False),
+        ),
+    )
+
+    @torch.no_grad()
+    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
+        """Merge the tensors of one name."""
+        base, parents = group.base, group.non_base
+        assert base is not None  # the contract requires it
+        return consensus(
+            base.tensor,
+            [entry.tensor for entry in parents],
+            weights=parameters["weight"].values_for(parents),
+            tall_lambdas=parameters["tall_lambda"].values_for(parents),
+            agreement=parameters["k"],
+            scale=parameters["alpha"],
+            normalize=parameters["normalize"],
+        )
+
+
+def register_methods() -> None:
+    """Make our methods known to mergekit; a second call changes nothing."""
+    if all(method.spec.name != ConsensusTA.spec.name for method in registered_methods()):
+        register(ConsensusTA())
