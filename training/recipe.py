@@ -18,6 +18,11 @@ class TokenizerRecipe(Recipe):
     vocabulary: int
     """Entries, special tokens included."""
 
+    def __post_init__(self) -> None:
+        super(TokenizerRecipe, self).__post_init__()
+        if self.vocabulary < 261:
+            raise ValueError(f"vocabulary must be at least 261 (256 bytes and 5 special tokens), not {self.vocabulary}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitRecipe(Recipe):
@@ -34,7 +39,21 @@ class InitRecipe(Recipe):
     head_dim: int
     max_length: int
     """Longest sequence, tokens."""
+    is_tied: bool = True
+    """Whether the head is the embedding."""
     seed: int = 0
+    """Of the random weights."""
+
+    def __post_init__(self) -> None:
+        super(InitRecipe, self).__post_init__()
+        sizes = ("hidden_size", "intermediate_size", "layers", "heads", "key_value_heads", "head_dim", "max_length")
+        for size in sizes:
+            if getattr(self, size) < 1:
+                raise ValueError(f"{size} must be at least 1, not {getattr(self, size)}")
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of key_value_heads ({self.key_value_heads})")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even for rotary positions, not {self.head_dim}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +128,10 @@ class TrainRecipe(Recipe):
         super(TrainRecipe, self).__post_init__()
         if (self.objective == "cpt") != bool(self.mixture) or (self.objective != "cpt") != bool(self.conversations):
             raise ValueError("objective 'cpt' takes a mixture, 'sft' and 'simpo' take conversations")
+        if (self.objective == "cpt") != (self.sequence_length == 0) or self.sequence_length == 1:
+            raise ValueError("objectives 'sft' and 'simpo' take a sequence_length of at least 2; a mixture has its own")
+        if self.bpe_dropout and self.objective != "cpt":
+            raise ValueError("bpe_dropout is for objective 'cpt' only")
         if self.lr <= 0:
             raise ValueError(f"lr must be above 0, not {self.lr:g}")
         if self.batch_sequences < 1 or self.micro_batch < 0 or self.checkpoint_steps < 1 or self.epochs <= 0:

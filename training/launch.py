@@ -1,0 +1,39 @@
+"""Several processes make one checkpoint: `accelerate launch -m sea_lion.training.launch recipe.toml artifacts`.
+
+Rank 0 makes the artifact in the store as ever (lock, record, rename); the others run the same training beside it and write
+nothing but their shards of the checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ..catalog.recipes import read_recipe
+from ..catalog.store import WORK, Job, Options, Store
+from .recipe import TrainRecipe
+from .train import train_model
+
+
+def train_in_processes(file: Path, root: Path, options: Options) -> None:
+    """Make the checkpoint of a recipe's file in the store below `root`; every process of the launch calls it."""
+    recipe = read_recipe(file, {"train": TrainRecipe})
+    assert isinstance(recipe, TrainRecipe)
+    store = Store(root)
+    if int(os.environ.get("RANK", "0")) == 0:
+        store.make(recipe, file.parent, train_model, options)
+        return
+    planned = store.plan(recipe, file.parent)
+    if planned.made is None:
+        folder = store.root / WORK / planned.fingerprint[:16]
+        train_model(Job(recipe=recipe, inputs=planned.inputs, files=planned.files, folder=folder, store=store, options=options))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("root", type=Path, help="folder of the artifacts")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    arguments = parser.parse_args()
+    train_in_processes(arguments.recipe, arguments.root, Options(device=arguments.device))

@@ -1,0 +1,114 @@
+"""The plan of a `cpt` run: a mixture's documents, encoded with BPE-dropout and packed part by part.
+
+Each part is packed on its own to exactly the sequences that the mixture plans, so that its share of the trained tokens is exact
+by construction, whatever dropout does to the number of tokens of its language.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..catalog.errors import CorruptInput, RecipeError
+from ..catalog.records import Artifact, Corpus, Mixture, MixturePart
+from ..catalog.store import Job, verify_files
+from .batches import Packed, Plan, digest_of, generator, interleaved, pack, packed_collate, packed_labels
+from .recipe import TrainRecipe
+from .vocabulary import Encoder, shard_documents
+
+log = logging.getLogger(__name__)
+
+Document = tuple[str, str]
+
+
+def mixture_plan(job: Job[TrainRecipe], begin: int | None, end: int) -> Plan:
+    """Encode and pack the recipe's mixture; `begin` and `end` are the tokens around each document.
+
+    Raises CorruptInput for a shard that changed or holds no text, and RecipeError for a mixture planned with another tokenizer.
+    """
+    recipe, mixture = job.recipe, _mixture(job)
+    encoder = Encoder(job.folder_of(recipe.model))
+    packed: list[Packed] = []
+    for part in tqdm(mixture.parts, desc="encode", disable=not job.options.show_progress, leave=False):
+        documents = part_documents(job, part)
+        stream = _epochs(documents, part, recipe, encoder, begin, end)
+        packed.append(pack(stream, part.sequences, mixture.sequence_length))
+        log.info("%s %s %s: %d sequences", part.part, part.language, part.source, part.sequences)
+    order = interleaved([part.sequences for part in mixture.parts], recipe.seed)
+    together = Packed(
+        tokens=np.concatenate([part.tokens for part in packed]),
+        starts=np.concatenate([part.starts for part in packed]),
+        documents=sum(part.documents for part in packed),
+    )
+    in_loss = (packed_labels(together) >= 0).sum(1)
+    return Plan(
+        order=order,
+        tokens=in_loss,
+        units=in_loss,
+        collate=packed_collate(together),
+        digest=digest_of(order, together.tokens, together.starts),
+        parts=tuple(_row(part, found.documents, mixture) for part, found in zip(mixture.parts, packed, strict=True)),
+    )
+
+
+def _row(part: MixturePart, documents: int, mixture: Mixture) -> dict[str, object]:
+    return {
+        "part": part.part,
+        "language": part.language,
+        "source": part.source,
+        "sequences": part.sequences,
+        "tokens": part.sequences * mixture.sequence_length,
+        "documents": documents,
+    }
+
+
+def _mixture(job: Job[TrainRecipe]) -> Mixture:
+    recipe = job.recipe
+    body = job.inputs[recipe.mixture].body
+    if not isinstance(body, Mixture):
+        raise RecipeError(str(recipe.ref), "mixture", f"{recipe.mixture} is not a mixture")
+    ours = _digest(job.inputs[recipe.model], "tokenizer.json")
+    if _digest(job.store.require(body.tokenizer), "tokenizer.json") != ours:
+        raise RecipeError(
+            str(recipe.ref), "mixture", f"was planned with {body.tokenizer}, which is not the tokenizer of {recipe.model}"
+        )
+    return body
+
+
+def _digest(artifact: Artifact, path: str) -> str:
+    return next((file.sha256 for file in artifact.files if file.path == path), f"no {path} in {artifact.ref}")
+
+
+def part_documents(job: Job[TrainRecipe], part: MixturePart) -> list[Document]:
+    """Id and text of the training documents of a mixture's part, in the order of the shards; raises CorruptInput for none."""
+    artifact = job.store.require(part.corpus)
+    folder: Path = job.store.folder(artifact.ref)
+    assert isinstance(artifact.body, Corpus)
+    shards = [
+        shard
+        for shard in artifact.body.shards
+        if (shard.language, shard.source, shard.split) == (part.language, part.source, "train")
+    ]
+    verify_files(folder, artifact, (shard.path for shard in shards))
+    documents = [document for shard in shards for document in shard_documents(folder, shard) if document[1]]
+    if not documents:
+        raise CorruptInput(folder, "", f"{part.corpus} has no training documents of {part.language} from {part.source}")
+    return documents
+
+
+def _epochs(
+    documents: list[Document], part: MixturePart, recipe: TrainRecipe, encoder: Encoder, begin: int | None, end: int
+) -> Iterator[list[int]]:
+    """The documents' tokens without end: every epoch in a new order and, with dropout, in a new segmentation."""
+    opening = [] if begin is None else [begin]
+    epoch = 0
+    while True:
+        order = generator(recipe.seed, "documents", part.corpus, part.language, part.source, epoch)
+        for i in order.permutation(len(documents)):
+            name, text = documents[i]
+            yield [*opening, *encoder.encode(text, recipe.bpe_dropout, (recipe.seed, name, epoch)), end]
+        epoch += 1
