@@ -54,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _quiet_libraries() -> None:
-    """Keep the libraries off the network and their start-up chatter out of the output."""
+    """Keep the libraries off the network, their chatter out of the output and idle OpenMP threads off the cores.
+
+    Spinning threads cost a training run on a busy two-core machine more than twice its time (150 s against 57 s).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

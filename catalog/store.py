@@ -101,6 +101,8 @@ class Store:
     """The artifacts below one folder."""
 
     def __init__(self, root: Path) -> None:
+        if root.exists() and not root.is_dir():
+            raise SeaLionError(f"{root}: is a file; the catalog is a folder")
         self.root = root
         self._read: dict[str, Artifact] = {}
 
