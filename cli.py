@@ -26,9 +26,9 @@ GATE_EXIT = {"pass": 0, "fail": 1, "hold": 2, "error": 3}
 TOKEN_GROUPS = ("language", "source", "corpus", "tokenizer", "split", "ref")
 
 EXAMPLES = {
-    "build": ("make a corpus, token counts, a mixture or a conversation set", "sea-lion build recipes/tiny/corpus.toml"),
-    "train": ("train a tokenizer, initialise a model or run a training stage", "sea-lion train recipes/tiny/cpt.toml"),
-    "merge": ("merge checkpoints", "sea-lion merge recipes/tiny/merge-1.toml"),
+    "build": ("make a corpus, token counts, a mixture or a conversation set", "sea-lion build recipes/tiny/01-corpus.toml"),
+    "train": ("train a tokenizer, initialise a model or run a training stage", "sea-lion train recipes/tiny/12-cpt.toml"),
+    "merge": ("merge checkpoints", "sea-lion merge recipes/tiny/15-merge-1.toml"),
     "evaluate": ("score a checkpoint on a suite", "sea-lion evaluate my/scorecard.toml"),
     "gate": ("compare a scorecard with its baselines under a policy", "sea-lion gate my/gate.toml  # exit 0 pass, 1 fail"),
     "promote": ("move a stage's alias to a gated model", "sea-lion promote my/promotion.toml"),
@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quiet_libraries()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("mergekit", "lm_eval", "datasets", "accelerate", "trafilatura"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         return cast(int, options.command(options))
     except SeaLionError as error:

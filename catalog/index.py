@@ -94,7 +94,7 @@ def query(store: Store, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[
             result = connection.execute(sql, list(parameters))
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
-            raise SeaLionError(f"SQL: {str(error).strip()}") from error
+            raise SeaLionError(f"SQL: {' '.join(str(error).split('LINE 1:')[0].split())}") from error
 
 
 def _ingest(connection: duckdb.DuckDBPyConnection, store: Store, artifacts: list[Artifact]) -> None:

@@ -40,7 +40,7 @@ Files = Annotated[tuple[str, ...], FILES]
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 STAGE_PREFIX = "stage:"
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
-NOT_IDENTITY = ("kind", "name", "version", "description", "licence")
+NOT_IDENTITY = ("kind", "name", "version", "description")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Recipe:
     description: str = ""
     """For people; not part of the identity."""
     licence: str = ""
-    """SPDX expression of what is made, where it is not simply the inputs'; not part of the identity."""
+    """SPDX expression of what the recipe itself adds to its inputs' licences."""
 
     def __post_init__(self) -> None:
         ArtifactRef.parse(f"{self.name}@{self.version}")

@@ -8,7 +8,7 @@ CREATE TABLE artifacts (
 );
 CREATE TABLE inputs (ref VARCHAR, role VARCHAR, input_ref VARCHAR, input_fingerprint VARCHAR, via VARCHAR);
 
--- data (body): shards, mixture_parts; (table): flow, token_counts, document_tokens
+-- data (body): shards, mixture_parts; (table): flow, documents, token_counts
 CREATE TABLE shards (
     ref VARCHAR, path VARCHAR, language VARCHAR, source VARCHAR, split VARCHAR, documents BIGINT, characters BIGINT,
     bytes BIGINT, sha256 VARCHAR

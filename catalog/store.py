@@ -8,18 +8,19 @@ lost. What a stage's alias points to is not stored either: it is the stage's lat
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 
 from .errors import CorruptInput, DriftError, MissingArtifact, SeaLionError
 from .fingerprint import canonical_json, difference, file_digest, plain
@@ -158,7 +159,7 @@ class Store:
         if promoted:
             last = promoted[-1]
             return self.require(_promotion(last).model), f"stage {stage}: {last.ref}"
-        for artifact in reversed(self.all()):
+        for artifact in sorted(self.all(), key=lambda artifact: artifact.provenance.created, reverse=True):
             body = artifact.body
             if isinstance(body, GateDecision) and body.stage == stage and body.verdict != "pass" and body.kept:
                 return self.require(body.kept), f"stage {stage}: {body.verdict}, the policy keeps {body.kept}"
@@ -203,7 +204,7 @@ class Store:
             return planned.made
         work = self.root / WORK / planned.fingerprint[:16]
         work.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{work}.lock"):
+        with _locked(work.with_name(f"{work.name}.lock")):
             self._read.pop(str(recipe.ref), None)
             existing = self.plan(recipe, base).made
             if existing is not None:
@@ -218,7 +219,6 @@ class Store:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
             self._publish(artifact, work)
-        Path(f"{work}.lock").unlink(missing_ok=True)
         return artifact
 
     def _record(self, planned: Planned, made: Made, work: Path, seconds: float) -> Artifact:
@@ -293,6 +293,21 @@ def write_atomically(path: Path, text: str) -> None:
 def write_rows(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
     """Write rows as a Parquet file with an Arrow schema; the same rows give the same bytes."""
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, and take it away at the end: who waited for the one taken away tries again with a new one."""
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not (path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def _sync_folder(folder: Path) -> None:

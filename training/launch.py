@@ -1,4 +1,6 @@
-"""Several processes make one checkpoint: `accelerate launch -m sea_lion.training.launch recipe.toml artifacts`.
+"""Several processes make one checkpoint: `torchrun --nproc-per-node 2 -m sea_lion.training.launch recipe.toml artifacts`.
+
+`accelerate launch` starts the same module on GPUs; on a CPU it starts one process unless it is given mpirun.
 
 Rank 0 makes the artifact in the store as ever (lock, record, rename); the others run the same training beside it and write
 nothing but their shards of the checkpoints.

@@ -104,7 +104,7 @@ def test_bad_input_leaves_nothing(store: Store, tmp_path: Path) -> None:
 
     with pytest.raises(CorruptInput, match=r"x\.jsonl: line 3: is not JSON"):
         store.make(conversations(tmp_path), tmp_path, broken, Options())
-    assert [path for path in store.root.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
 
 
 def killed_maker(job: Job[Any]) -> Made:

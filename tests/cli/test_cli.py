@@ -18,6 +18,7 @@ form = "messages"
 files = ["tha.jsonl"]
 licence = "Apache-2.0"
 """
+ROOT = Path(__file__).parent.parent.parent
 ROW = {"messages": [{"role": "user", "content": "สวัสดี"}, {"role": "assistant", "content": "สวัสดีครับ"}]}
 
 
@@ -38,6 +39,11 @@ def test_every_command_shows_help_with_an_example(capsys: pytest.CaptureFixture[
             cli.main([*command, "--help"])
         assert stopped.value.code == 0
         assert f"example:\n  sea-lion {' '.join(command)}" in capsys.readouterr().out
+
+
+def test_the_examples_name_recipes_that_exist() -> None:
+    named = [word for _, example in cli.EXAMPLES.values() for word in example.split() if word.startswith("recipes/")]
+    assert len(named) == 3 and all((ROOT / name).is_file() for name in named)
 
 
 def test_build_and_ask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
