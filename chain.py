@@ -261,7 +261,7 @@ def promotion_recipe(lineage: LineageRecipe, stage: Stage, decision: GateDecisio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class RunOutcome:
     """What a run of a folder came to."""
 
     made: list[Artifact]
@@ -272,10 +272,10 @@ class Outcome:
     """Keys of the nodes that were therefore not made."""
 
 
-def run(folder: Path, store: Store, options: Options) -> Outcome:
+def run(folder: Path, store: Store, options: Options) -> RunOutcome:
     """Make every node of a folder that is not made yet; a stage refused under the policy `stop` ends what needs it."""
     nodes = plan(folder)
-    outcome, blocked = Outcome(made=[], refused=[], stopped=[]), set[str]()
+    outcome, blocked = RunOutcome(made=[], refused=[], stopped=[]), set[str]()
     for number, node in enumerate(nodes, 1):
         label = f"[{number:2d}/{len(nodes)}] {node.verb:8s} {node.key}"
         if node.needs & blocked:

@@ -70,7 +70,7 @@ class Graph:
         return Graph(kept, tuple(edge for edge in self.edges if edge.source in kept and edge.target in kept))
 
     def order(self) -> list[str]:
-        """The references, each after what it was made from; among equals by name."""
+        """The references, each after what it was made from, otherwise in the order of their making."""
         ordered: dict[str, None] = {}
 
         def visit(ref: str) -> None:
@@ -79,14 +79,14 @@ class Graph:
                     visit(edge.source)
                 ordered[ref] = None
 
-        for ref in sorted(self.nodes):
+        for ref in self.nodes:
             visit(ref)
         return list(ordered)
 
 
 def read_graph(store: Store) -> Graph:
     """The whole catalog as a graph, from the index."""
-    _, artifacts = index.query(store, "SELECT ref, kind, body FROM artifacts ORDER BY ref")
+    _, artifacts = index.query(store, "SELECT ref, kind, body FROM artifacts ORDER BY created, ref")
     _, inputs = index.query(
         store, "SELECT input_ref, ref, role, via FROM inputs WHERE input_ref IN (SELECT ref FROM artifacts) ORDER BY ref, role"
     )

@@ -199,7 +199,8 @@ def _reason(verdict: Verdict, outcomes: Sequence[Outcome]) -> str:
     deciding = sorted((o for o in outcomes if o.verdict == verdict), key=_urgency)
     named = "; ".join(_figures(outcome) for outcome in deciding[:3])
     if verdict == "pass":
-        return f"all {len(outcomes)} tests passed; the closest: {_figures(deciding[0])}"
+        passed = f"all {len(outcomes)} tests" if len(outcomes) > 1 else "its one test"
+        return f"passed {passed}; the closest: {_figures(deciding[0])}"
     more = f"; and {len(deciding) - 3} more" if len(deciding) > 3 else ""
     what = "shown to be worse than tolerated" if verdict == "fail" else "not enough evidence"
     return f"{what} at {len(deciding)} of {len(outcomes)} tests: {named}{more}"

@@ -24,7 +24,7 @@ KILL_DEMO: dict[str, Any] = runpy.run_path(str(Path(__file__).parent.parent / "k
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, chain.Outcome]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, chain.RunOutcome]]:
     """The micro lineage, made once: (folder of the catalog, what the run came to)."""
     root = tmp_path_factory.mktemp("micro") / "artifacts"
     outcome = chain.run(MICRO, Store(root), Options())
@@ -32,7 +32,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, c
 
 
 @pytest.fixture
-def copied(finished: tuple[Path, chain.Outcome], tmp_path: Path) -> tuple[Path, Path]:
+def copied(finished: tuple[Path, chain.RunOutcome], tmp_path: Path) -> tuple[Path, Path]:
     """A copy of the finished catalog and of the recipes, to spoil: (recipes, catalog)."""
     shutil.copytree(finished[0], tmp_path / "artifacts")
     shutil.copytree(MICRO, tmp_path / "recipes")
@@ -59,7 +59,7 @@ def test_a_circle_and_a_double_are_refused(tmp_path: Path) -> None:
         chain.plan(tmp_path / "r")
 
 
-def test_verdicts_move_aliases_keep_parents_and_stop(finished: tuple[Path, chain.Outcome]) -> None:
+def test_verdicts_move_aliases_keep_parents_and_stop(finished: tuple[Path, chain.RunOutcome]) -> None:
     root, outcome = finished
     store = Store(root)
     assert store.stages() == {"micro/cpt": "checkpoint/micro-cpt@1"}
@@ -73,11 +73,11 @@ def test_verdicts_move_aliases_keep_parents_and_stop(finished: tuple[Path, chain
     assert verdicts == {"micro/cpt": "pass", "micro/sft": "fail", "micro/final": "fail"}
 
 
-def test_a_second_run_makes_nothing(finished: tuple[Path, chain.Outcome]) -> None:
+def test_a_second_run_makes_nothing(finished: tuple[Path, chain.RunOutcome]) -> None:
     assert chain.run(MICRO, Store(finished[0]), Options()).made == []
 
 
-def test_documents_and_mixture_add_up(finished: tuple[Path, chain.Outcome]) -> None:
+def test_documents_and_mixture_add_up(finished: tuple[Path, chain.RunOutcome]) -> None:
     store = Store(finished[0])
     rows = index.query(store, "SELECT count(*), bool_and(balances), count(DISTINCT stage) FROM balance")[1]
     assert rows[0][0] > 50 and rows[0][1:] == (True, 10)
@@ -92,7 +92,7 @@ def test_documents_and_mixture_add_up(finished: tuple[Path, chain.Outcome]) -> N
     assert all(row[3] < 1 for row in kept) and abs(sum(row[2] for row in kept) - 1) < 1e-9
 
 
-def test_cpt_lowers_bits_per_byte_of_every_language(finished: tuple[Path, chain.Outcome]) -> None:
+def test_cpt_lowers_bits_per_byte_of_every_language(finished: tuple[Path, chain.RunOutcome]) -> None:
     sql = """SELECT child.language, child.value, parent.value
         FROM scores child JOIN scores parent USING (task, language, metric)
         WHERE metric = 'bits_per_byte' AND child.model LIKE '%micro-cpt%' AND parent.model LIKE '%micro-init%'"""
@@ -101,7 +101,7 @@ def test_cpt_lowers_bits_per_byte_of_every_language(finished: tuple[Path, chain.
     assert all(after < before for _, after, before in rows)
 
 
-def test_kills_change_nothing(finished: tuple[Path, chain.Outcome], tmp_path: Path) -> None:
+def test_kills_change_nothing(finished: tuple[Path, chain.RunOutcome], tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     KILL_DEMO["killed_at_random"](str(MICRO), killed, 4, 9.0, random.Random(3))
     KILL_DEMO["finished"](str(MICRO), killed)
