@@ -14,6 +14,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, cast
 
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from . import __version__, chain
 from .catalog import index
 from .catalog.errors import RecipeError, SeaLionError
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for library in ("mergekit", "lm_eval", "datasets", "accelerate", "trafilatura"):
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
-        return cast(int, options.command(options))
+        with logging_redirect_tqdm():
+            return cast(int, options.command(options))
     except SeaLionError as error:
         print(f"sea-lion: {error}", file=sys.stderr)
         return 2
