@@ -13,6 +13,7 @@ Two kinds of field are marked in the annotations of a recipe:
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -191,7 +192,8 @@ def identity(recipe: Recipe, inputs: Mapping[str, Artifact], files: Mapping[str,
     for key, ref in references(recipe):
         _put(table, key, inputs[ref].fingerprint)
     for key, paths in files.items():
-        _put(table, key, sorted([path.name, file_digest(path)] for path in paths))
+        common = os.path.commonpath([path.parent for path in paths])
+        _put(table, key, sorted([path.relative_to(common).as_posix(), file_digest(path)] for path in paths))
     return {"kind": recipe.kind, **table}
 
 
