@@ -50,12 +50,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SeaLionError as error:
         print(f"sea-lion: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("sea-lion: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"sea-lion: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sea-lion: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 def _quiet_libraries() -> None:

@@ -126,7 +126,9 @@ def _table_type(into: Any, loc: list[str]) -> Any:
 def read_recipe(path: Path, kinds: Mapping[str, type[Recipe]]) -> Recipe:
     """Read one recipe file; `kinds` maps its `kind` to the dataclass."""
     table = read_toml(path)
-    kind = str(table.get("kind"))
+    if "kind" not in table:
+        raise RecipeError(path, "kind", f"is required: one of {', '.join(kinds)}")
+    kind = str(table["kind"])
     if kind not in kinds:
         near = get_close_matches(kind, list(kinds), n=1, cutoff=0.0)
         raise RecipeError(path, "kind", f"{kind!r} is not a kind of recipe; did you mean {near[0]!r}?")

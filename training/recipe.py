@@ -50,6 +50,8 @@ class InitRecipe(Recipe):
         for size in sizes:
             if getattr(self, size) < 1:
                 raise ValueError(f"{size} must be at least 1, not {getattr(self, size)}")
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size ({self.hidden_size}) must be a multiple of heads ({self.heads})")
         if self.heads % self.key_value_heads:
             raise ValueError(f"heads ({self.heads}) must be a multiple of key_value_heads ({self.key_value_heads})")
         if self.head_dim % 2:

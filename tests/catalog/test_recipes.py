@@ -47,6 +47,7 @@ def test_a_recipe_is_a_frozen_value(tmp_path: Path) -> None:
         (("lr = 1e-3", "lr = -1.0"), "", "lr must be above 0, not -1"),
         (("lr = 1e-3", ""), "lr", "is required"),
         (('"train"', '"tran"'), "kind", "did you mean 'train'"),
+        (('kind = "train"', ""), "kind", "is required"),
         (('"checkpoint/x"', '"Checkpoint X"'), "", "not a reference"),
         (("batch_sequences = 4", "batch_sequences = 4\n[optimizer]\nepz = 1e-8"), "optimizer.epz", "did you mean 'eps'"),
         (('mixture = "mixture/m@1"', ""), "", "takes a mixture"),

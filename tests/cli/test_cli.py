@@ -68,6 +68,7 @@ def test_build_and_ask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["run", "recipes", "--workers", "0"], "at least 1"),
         (["catalog", "ls"], "no catalog there"),
         (["build", "recipes/x.toml", "--catalog", "recipes/x.toml"], "x.toml"),
+        (["report", "--catalog", "recipes", "--output", "/proc/none/report.html"], "/proc/none"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
