@@ -46,7 +46,8 @@ def train_model(job: Job[TrainRecipe]) -> Made:
     """Train a checkpoint by the recipe's objective; a run that was killed goes on from its last checkpoint.
 
     The same recipe and inputs give the same bytes; over several processes the last bits depend on their number, as sums are
-    taken in another order. Where a launcher started several, each calls this with the same job; rank 0 writes. Raises RecipeError for inputs that do not fit together, CorruptInput for files that changed.
+    taken in another order. Where a launcher started several, each calls this with the same job; rank 0 writes. Raises
+    RecipeError for inputs that do not fit together, CorruptInput for files that changed.
     """
     recipe = job.recipe
     parent = job.inputs[recipe.model]
