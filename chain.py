@@ -245,6 +245,7 @@ def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:
     needs = {scorecard_of(stage.model)} | {
         ref if ref.startswith(STAGE_PREFIX) else scorecard_of(ref) for ref in stage.baselines
     }
+    needs |= {stage.parent} if stage.parent else set()
     key = f"{STAGE_PREFIX}{stage.name}"
     return Node(key=key, verb="gate", needs=frozenset(needs), make=make_stage, is_made=is_made, refusal=refusal)
 

@@ -91,6 +91,8 @@ def query(store: Store, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[
     """Column names and rows of a query over the index; raises SeaLionError for SQL that DuckDB refuses."""
     with connect(store) as connection:
         try:
+            if len(connection.extract_statements(sql)) != 1:
+                raise SeaLionError("SQL: exactly one statement is answered")
             result = connection.execute(sql, list(parameters))
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
@@ -104,7 +106,8 @@ def _ingest(connection: duckdb.DuckDBPyConnection, store: Store, artifacts: list
         for table, file in artifact.tables.items():
             _ingest_parquet(connection, table, store.folder(artifact.ref) / file, str(artifact.ref))
     for table, values in rows.items():
-        _insert(connection, table, values)
+        if values:
+            _insert(connection, table, values)
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:

@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -172,7 +172,7 @@ def _matches(pattern: str, base: Path) -> list[Path]:
     root, rest = base, pattern
     if pattern.startswith("package:"):
         root, rest = Path(str(package_files("sea_lion"))), pattern.removeprefix("package:")
-    paths = sorted(Path(path) for path in glob(str(root / rest))) if has_magic(rest) else [root / rest]
+    paths = sorted(Path(path) for path in glob(str(Path(escape(str(root))) / rest))) if has_magic(rest) else [root / rest]
     if not paths:
         raise CorruptInput(pattern, "", "no file matches this pattern")
     for path in paths:
@@ -194,9 +194,16 @@ def identity(recipe: Recipe, inputs: Mapping[str, Artifact], files: Mapping[str,
     for key, ref in references(recipe):
         _put(table, key, inputs[ref].fingerprint)
     for key, paths in files.items():
-        common = os.path.commonpath([path.parent for path in paths])
-        _put(table, key, sorted([path.relative_to(common).as_posix(), file_digest(path)] for path in paths))
+        package = Path(str(package_files("sea_lion")))
+        shipped = [path for path in paths if path.is_relative_to(package)]
+        _put(table, key, sorted(_named(shipped) + _named([path for path in paths if path not in shipped])))
     return {"kind": recipe.kind, **table}
+
+
+def _named(paths: list[Path]) -> list[list[str]]:
+    """Place below the common folder, and digest, of each file: the common folder itself stays out of the identity."""
+    common = os.path.commonpath([path.parent for path in paths]) if paths else ""
+    return [[path.relative_to(common).as_posix(), file_digest(path)] for path in paths]
 
 
 def _put(table: Any, key: str, value: Any) -> None:

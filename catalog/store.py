@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import CorruptInput, DriftError, MissingArtifact, SeaLionError
-from .fingerprint import canonical_json, difference, file_digest, plain
+from .fingerprint import canonical_json, difference, file_digest, fingerprint, plain
 from .licences import combined_licence
 from .provenance import provenance
 from .recipes import STAGE_PREFIX, Recipe, adapter, external_files, identity, recipe_fingerprint, references
@@ -184,6 +184,9 @@ class Store:
         DriftError for a version that was made from another recipe.
         """
         inputs = {ref: self.require(ref) for _, ref in references(recipe)}
+        for found in inputs.values():
+            if found.ref.version == "dev" and recipe.version != "dev":
+                raise SeaLionError(f"{recipe.ref}: {found.ref} may change under it; only version 'dev' is made from 'dev'")
         files = external_files(recipe, base)
         content = identity(recipe, inputs, files)
         digest = recipe_fingerprint(content)
@@ -202,9 +205,9 @@ class Store:
         planned = self.plan(recipe, base)
         if planned.made is not None:
             return planned.made
-        work = self.root / WORK / planned.fingerprint[:16]
+        work = self.work_folder(planned)
         work.mkdir(parents=True, exist_ok=True)
-        with _locked(work.with_name(f"{work.name}.lock")):
+        with _locked(work.parent / f"{fingerprint(str(recipe.ref))[:16]}.lock"):
             self._read.pop(str(recipe.ref), None)
             existing = self.plan(recipe, base).made
             if existing is not None:
@@ -220,6 +223,10 @@ class Store:
                 raise
             self._publish(artifact, work)
         return artifact
+
+    def work_folder(self, planned: Planned) -> Path:
+        """Where a recipe is made before it exists; the same for every attempt at the same recipe."""
+        return self.root / WORK / fingerprint([str(planned.recipe.ref), planned.fingerprint])[:16]
 
     def _record(self, planned: Planned, made: Made, work: Path, seconds: float) -> Artifact:
         recipe = planned.recipe
@@ -249,6 +256,8 @@ class Store:
         final = self.folder(artifact.ref)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():  # version `dev`, or a folder without a record
+            if any(path.parent != final for path in final.rglob(RECORD)):
+                raise SeaLionError(f"{artifact.ref}: its folder holds other artifacts; choose another name or version")
             shutil.rmtree(final)
         os.replace(work, final)
         _sync_folder(final.parent)

@@ -247,7 +247,9 @@ def read_claim(text: str) -> Claim | None:
         table = json.loads(text)
         shares = [(language_code(str(row["code-iso-639-3"])), float(row["text-covered"])) for row in table["languages"]]
         reliable = table["reliable"] is True
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    if not all(0 <= share <= 1 for _, share in shares):
         return None
     return Claim(tuple(sorted(shares, key=lambda share: -share[1])), reliable) if shares else None
 

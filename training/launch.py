@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from ..catalog.recipes import read_recipe
-from ..catalog.store import WORK, Job, Options, Store
+from ..catalog.store import Job, Options, Store
 from .recipe import TrainRecipe
 from .train import train_model
 
@@ -28,7 +28,7 @@ def train_in_processes(file: Path, root: Path, options: Options) -> None:
         return
     planned = store.plan(recipe, file.parent)
     if planned.made is None:
-        folder = store.root / WORK / planned.fingerprint[:16]
+        folder = store.work_folder(planned)
         train_model(Job(recipe=recipe, inputs=planned.inputs, files=planned.files, folder=folder, store=store, options=options))
 
 

@@ -337,3 +337,25 @@ def test_the_record_is_plain_json(store: Store, tmp_path: Path) -> None:
     assert record["ref"] == {"name": "corpus/x", "version": "1"}
     assert str(tmp_path) not in json.dumps(record)
     assert ArtifactRef.parse("corpus/x@1") == made.ref
+
+
+def test_an_artifact_inside_anothers_folder_is_never_deleted(store: Store, tmp_path: Path) -> None:
+    inner = replace(conversations(tmp_path), name="conversations/x/1", version="2")
+    store.make(inner, tmp_path, make_conversations, Options())
+    with pytest.raises(SeaLionError, match="holds other artifacts"):
+        store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    assert Store(store.root).get(inner.ref) is not None
+
+
+def test_a_release_is_not_made_from_dev(store: Store, tmp_path: Path) -> None:
+    store.make(replace(conversations(tmp_path), version="dev"), tmp_path, make_conversations, Options())
+    given = "conversations/x@dev"
+    with pytest.raises(SeaLionError, match="only version 'dev' is made from 'dev'"):
+        store.make(checkpoint("a", given, given), tmp_path, make_checkpoint, Options())
+
+
+@pytest.mark.parametrize("sql", ["", "SELECT 1; SELECT 2"])
+def test_one_statement_is_answered(store: Store, tmp_path: Path, sql: str) -> None:
+    store.make(conversations(tmp_path), tmp_path, make_conversations, Options())
+    with pytest.raises(SeaLionError, match="exactly one statement"):
+        index.query(store, sql)

@@ -18,7 +18,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError, SeaLionError
-from sea_lion.catalog.store import WORK
 from sea_lion.training.recipe import TrainRecipe
 from sea_lion.training.train import train_model
 
@@ -95,7 +94,7 @@ def test_the_folder_loads_with_transformers(place: Any) -> None:
 def kill_in_the_middle(place: Any, recipe: TrainRecipe, folder: Path) -> Path:
     """Start the run in a process of its own and SIGKILL it after its second checkpoint; returns its work folder."""
     file = place.file(recipe, folder / "recipe.toml")
-    work: Path = place.store.root / WORK / place.store.plan(recipe, folder).fingerprint[:16]
+    work: Path = place.store.work_folder(place.store.plan(recipe, folder))
     with subprocess.Popen(**command("-c", ONE_THREAD, str(file), str(place.store.root))) as process:
         until = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < until:
@@ -178,7 +177,7 @@ def test_a_changed_shard_is_refused_and_leaves_nothing(place: Any) -> None:
             place.train(recipe)
     finally:
         shard.write_bytes(content)
-    assert not (place.store.root / WORK / place.store.plan(recipe, place.base).fingerprint[:16]).exists()
+    assert not place.store.work_folder(place.store.plan(recipe, place.base)).exists()
 
 
 def test_a_diverging_run_is_given_up(place: Any) -> None:
