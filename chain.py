@@ -23,7 +23,8 @@ from .catalog.errors import MissingArtifact, RecipeError
 from .catalog.recipes import STAGE_PREFIX, Files, Recipe, read_recipe, references
 from .catalog.records import STRICT, Artifact, GateDecision
 from .catalog.store import Maker, Options, Store
-from .data.recipe import ConversationsRecipe, CorpusRecipe, MixtureRecipe, TokensRecipe
+from .data.chat_recipe import ConversationsRecipe, SynthesisRecipe
+from .data.recipe import CorpusRecipe, MixtureRecipe, NgramsRecipe, PlanRecipe, TokensRecipe
 from .eval.recipe import EvaluationRecipe, GateRecipe, PromotionRecipe
 from .merging.recipe import MergeRecipe
 from .training.recipe import InitRecipe, TokenizerRecipe, TrainRecipe
@@ -43,9 +44,12 @@ class Kind:
 
 KINDS: dict[str, Kind] = {
     "corpus": Kind(recipe=CorpusRecipe, verb="build", maker="data.build:build_corpus"),
+    "plan": Kind(recipe=PlanRecipe, verb="build", maker="data.planning:make_plan"),
     "tokens": Kind(recipe=TokensRecipe, verb="build", maker="data.tokens:count_tokens"),
     "mixture": Kind(recipe=MixtureRecipe, verb="build", maker="data.mixture:plan_mixture"),
     "conversations": Kind(recipe=ConversationsRecipe, verb="build", maker="data.conversations:gather_conversations"),
+    "synthesis": Kind(recipe=SynthesisRecipe, verb="build", maker="data.synthesis:make_synthesis"),
+    "ngrams": Kind(recipe=NgramsRecipe, verb="build", maker="data.decontaminate:index_suites"),
     "tokenizer": Kind(recipe=TokenizerRecipe, verb="train", maker="training.vocabulary:train_tokenizer"),
     "init": Kind(recipe=InitRecipe, verb="train", maker="training.model:init_model"),
     "train": Kind(recipe=TrainRecipe, verb="train", maker="training.train:train_model"),

@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from . import __version__, chain
 from .catalog import index
 from .catalog.errors import RecipeError, SeaLionError
-from .catalog.recipes import read_recipe
+from .catalog.recipes import Recipe, read_recipe
 from .catalog.records import Artifact, GateDecision
 from .catalog.store import Options, Store
 from .catalog.tables import FORMATS, render
@@ -83,9 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for verb, (purpose, example) in EXAMPLES.items():
         command = _command(commands, verb, purpose, example)
-        command.add_argument("recipe", type=Path, help="the recipe, a TOML file")
+        command.add_argument("recipe", type=Path, nargs="?" if verb == "build" else None, help="the recipe, a TOML file")
         _add_making_flags(command)
-        command.set_defaults(command=_make, verb=verb)
+        command.set_defaults(command=_make, verb=verb, from_plan=None)
+        if verb == "build":
+            command.add_argument(
+                "--from-plan",
+                type=Path,
+                metavar="PLAN",
+                help="instead of a recipe: a published crawl plan, which holds its recipe",
+            )
     run = _command(commands, "run", "make everything a folder of recipes describes", "sea-lion run tiny --dry-run")
     run.add_argument("folder", help="a folder of recipes, or the name of a built-in one (tiny, tiny-gemma)")
     run.add_argument("--dry-run", action="store_true", help="show the plan and stop")
@@ -127,6 +134,25 @@ def _add_making_flags(command: argparse.ArgumentParser) -> None:
     _add_catalog_flag(command)
     command.add_argument("--workers", type=int, default=1, metavar="N", help="processes for the steps that can use several")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run")
+    command.add_argument(
+        "--executor",
+        choices=("local", "ray", "slurm"),
+        default="local",
+        help="what runs the tasks of a corpus (default: local)",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the executor, e.g. partition=cpu for slurm",
+    )
+    command.add_argument(
+        "--mirror",
+        default=Options().mirror,
+        metavar="PLACE",
+        help="where crawls lie: an address or a folder (default: %(default)s)",
+    )
 
 
 def _add_waive(commands: Any) -> None:
@@ -170,17 +196,45 @@ def _add_catalog(commands: Any) -> None:
     sql.add_argument("query", help="SQL (DuckDB), read only; tables and views are listed in docs/catalog.md")
     tokens = ask("tokens", "tokens of the corpora", "sea-lion catalog tokens --by language,source", _tokens)
     tokens.add_argument("--by", default="language,source", help=f"columns, of: {', '.join(TOKEN_GROUPS)}")
+    export = ask(
+        "export",
+        "a corpus as a folder to publish",
+        "sea-lion catalog export corpus/tiny@1 --output tiny",
+        _export,
+        tabular=False,
+    )
+    export.add_argument("ref", help="name@version of a corpus")
+    export.add_argument("--output", type=Path, required=True, help="the folder to make")
+    export.add_argument("--form", choices=("parquet", "jsonl"), default="parquet", help="of the documents (default: parquet)")
     ask("rebuild", "make the index anew from the artifacts' records", "sea-lion catalog rebuild", _rebuild, tabular=False)
 
 
 def _options(arguments: argparse.Namespace) -> Options:
     if arguments.workers < 1:
         raise SeaLionError(f"--workers must be at least 1, not {arguments.workers}")
-    return Options(workers=arguments.workers, device=arguments.device, show_progress=sys.stderr.isatty())
+    settings = dict(setting.partition("=")[::2] for setting in arguments.set)
+    if not all("=" in setting for setting in arguments.set):
+        raise SeaLionError("--set: write NAME=VALUE")
+    return Options(
+        workers=arguments.workers,
+        device=arguments.device,
+        executor=arguments.executor,
+        executor_settings=settings,
+        mirror=arguments.mirror,
+        show_progress=sys.stderr.isatty(),
+    )
 
 
 def _make(arguments: argparse.Namespace) -> int:
-    recipe = read_recipe(arguments.recipe, chain.RECIPES)
+    if (arguments.recipe is None) == (arguments.from_plan is None):
+        raise SeaLionError("name a recipe, or a plan with --from-plan")
+    if arguments.from_plan is not None:
+        from .data.planning import planned_recipe
+
+        recipe: Recipe = planned_recipe(arguments.from_plan)
+        arguments.recipe = arguments.from_plan
+    else:
+        recipe = read_recipe(arguments.recipe, chain.RECIPES)
     verb = chain.KINDS[recipe.kind].verb if recipe.kind in chain.KINDS else "run"
     if verb != arguments.verb:
         raise RecipeError(arguments.recipe, "kind", f"a recipe of kind {recipe.kind!r} is made by 'sea-lion {verb}'")
@@ -298,6 +352,15 @@ def _tokens(arguments: argparse.Namespace) -> int:
     sql = f"""SELECT {columns}, sum(documents)::BIGINT AS documents, sum(bytes)::BIGINT AS bytes, sum(tokens)::BIGINT AS tokens
         FROM tokens GROUP BY {columns} ORDER BY {columns}"""
     return _answer(arguments, sql)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from .catalog.export import export
+    from .data.planning import write_corpus_plan
+
+    store = Store(_existing(arguments.catalog))
+    print(export(store, arguments.ref, arguments.output, arguments.form, write_corpus_plan))
+    return 0
 
 
 def _rebuild(arguments: argparse.Namespace) -> int:

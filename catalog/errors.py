@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .records import GateDecision
@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 
 class SeaLionError(Exception):
     """What a person can mend: says what, where, the offending value and what to do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross from worker processes; the classes' own arguments are not the message that `args` holds."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[SeaLionError], arguments: tuple[Any, ...], state: dict[str, Any]) -> SeaLionError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
+
+
+class Unfinished(SeaLionError):
+    """Something outside the input stopped the work (a full disk, a killed worker): what is done is kept for the next try."""
 
 
 class RecipeError(SeaLionError):

@@ -1,21 +1,33 @@
 """The records that flow between the areas: frozen values, JSON both ways, no I/O.
 
-An `Artifact` is anything on disk with a past. What is special to its kind is its `body`, one of the dataclasses below; `BODIES`
-says which kind has which. Large tables (ledger rows, loss curves, items) are Parquet files beside the record, not in it.
+An `Artifact` is anything on disk with a past. What is special to its kind is its `body`, one of the dataclasses of `bodies`;
+`BODIES` says which kind has which.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict
-
-STRICT = ConfigDict(extra="forbid", strict=True)
-
-Verdict = Literal["pass", "fail", "hold", "error"]
-"""A gate's answer. `hold`: not enough evidence either way; `error`: the scores cannot be compared."""
+from .bodies import STRICT as STRICT
+from .bodies import Checkpoint as Checkpoint
+from .bodies import Conversations as Conversations
+from .bodies import Corpus as Corpus
+from .bodies import CrawlPlan as CrawlPlan
+from .bodies import GateDecision as GateDecision
+from .bodies import Mixture as Mixture
+from .bodies import MixturePart as MixturePart
+from .bodies import Ngrams as Ngrams
+from .bodies import Outcome as Outcome
+from .bodies import Promotion as Promotion
+from .bodies import Score as Score
+from .bodies import Scorecard as Scorecard
+from .bodies import Shard as Shard
+from .bodies import Synthesis as Synthesis
+from .bodies import TokenCounts as TokenCounts
+from .bodies import TokenizerBody as TokenizerBody
+from .bodies import Verdict as Verdict
 
 _REF = re.compile(r"^(?P<name>[a-z][a-z0-9-]*(?:/[a-z0-9][a-z0-9._-]*)+)@(?P<version>[A-Za-z0-9][A-Za-z0-9._-]*)$")
 
@@ -88,279 +100,30 @@ class Provenance:
     """Versions of the packages that matter to the result."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """One Parquet file of documents of one language, source and split, sorted by document id."""
-
-    __pydantic_config__ = STRICT
-    path: str
-    """Relative to the corpus' folder."""
-    language: str
-    """ISO 639-3, or `code` for source code."""
-    source: str
-    """`web`, `text` or `code`: the recipe's source."""
-    split: str
-    """`train` or `heldout`."""
-    documents: int
-    """Rows."""
-    characters: int
-    """Unicode code points of all texts."""
-    bytes: int
-    """UTF-8 bytes of all texts (not of the file)."""
-    sha256: str
-    """Digest of the file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Corpus:
-    """The shards of one recipe; what was removed is in the table `flow`."""
-
-    __pydantic_config__ = STRICT
-    shards: tuple[Shard, ...]
-    """Ordered by path."""
-    documents_in: int
-    """Records and files read."""
-    documents_out: int
-    """Documents in the shards; `documents_in` less every removal of the ledger."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerBody:
-    """A tokenizer one can load with transformers from the artifact's folder."""
-
-    __pydantic_config__ = STRICT
-    algorithm: str
-    """`byte-level-bpe`."""
-    vocabulary: int
-    """Entries, special tokens included."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenCounts:
-    """Tokens of every document of some corpora under one tokenizer, BPE-dropout off (table `token_counts`)."""
-
-    __pydantic_config__ = STRICT
-    tokenizer: str
-    """Reference of the tokenizer."""
-    documents: int
-    """Documents counted."""
-    tokens: int
-    """Tokens of all of them, without special tokens."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MixturePart:
-    """What a mixture takes from one language of one corpus."""
-
-    __pydantic_config__ = STRICT
-    part: str
-    """The recipe's part: `sea`, `english`, `code`."""
-    corpus: str
-    """Reference of the corpus."""
-    language: str
-    """ISO 639-3, or `code`."""
-    source: str
-    """The corpus' source."""
-    weight: float
-    """Share of the whole budget, 0 to 1."""
-    tokens_available: int
-    """Tokens of the training split, BPE-dropout off."""
-    tokens_planned: int
-    """Tokens to train on: a whole number of sequences."""
-    sequences: int
-    """Packed sequences."""
-    epochs: float
-    """`tokens_planned / tokens_available`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mixture:
-    """Tokens to take from each source and language."""
-
-    __pydantic_config__ = STRICT
-    tokenizer: str
-    """Reference of the tokenizer whose tokens are counted."""
-    sequence_length: int
-    """Tokens of a packed sequence."""
-    sequences: int
-    """Packed sequences in all."""
-    tokens: int
-    """`sequences * sequence_length`."""
-    parts: tuple[MixturePart, ...]
-    """One a part, corpus and language."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversations:
-    """A validated set of conversations or preference pairs (`conversations.parquet` in the artifact's folder)."""
-
-    __pydantic_config__ = STRICT
-    form: Literal["messages", "preference"]
-    """`messages`: columns id, language, messages; `preference`: id, language, prompt, chosen, rejected."""
-    rows: int
-    """Conversations or pairs."""
-    languages: dict[str, int]
-    """Rows per language."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """Weights one can load with transformers from the artifact's folder."""
-
-    __pydantic_config__ = STRICT
-    stage: str
-    """`init`, `cpt`, `sft`, `simpo` or `merge`."""
-    architecture: str
-    """transformers' class name."""
-    parameters: int
-    """Number of distinct parameters (tied ones once)."""
-    parents: tuple[str, ...] = ()
-    """References of the checkpoints it was trained or merged from."""
-    method: str = ""
-    """Merge method, empty for a trained checkpoint."""
-    step: int = 0
-    """Optimizer steps of this stage."""
-    tokens_seen: int = 0
-    """Tokens of this stage that were in the loss."""
-    loss: float | None = None
-    """Mean training loss over the last tenth of the steps, nats a token (SimPO: a pair)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One metric of one task on one model."""
-
-    __pydantic_config__ = STRICT
-    task: str
-    """Task of the suite."""
-    language: str
-    """ISO 639-3."""
-    metric: str
-    """`acc`, `bits_per_byte`, ..."""
-    value: float
-    """The score, in the metric's own unit."""
-    stderr: float
-    """Standard error over clusters, 0 for a single cluster."""
-    items: int
-    """Scored items."""
-    higher_is_better: bool
-    """Direction of the metric."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scorecard:
-    """A suite run on a model; one row per item is in the table `items`."""
-
-    __pydantic_config__ = STRICT
-    model: str
-    """Reference of the checkpoint."""
-    suite: str
-    """Name of the suite."""
-    suite_fingerprint: str
-    """Digest of its items, prompts and settings; scores are comparable only when it is equal."""
-    harness: str
-    """Evaluation harness and version."""
-    scores: tuple[Score, ...]
-    """One a task and metric."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One test of a gate: a candidate against one baseline at one node of the suite, or an absolute floor."""
-
-    __pydantic_config__ = STRICT
-    baseline: str
-    """Reference of the baseline checkpoint, empty for an absolute floor."""
-    level: str
-    """`suite`, `language`, `task` or `floor`."""
-    node: str
-    """`acc`, `acc/tha`, ...: metric, and language or task."""
-    metric: str
-    """The metric compared."""
-    candidate_value: float
-    """The candidate's score."""
-    baseline_value: float
-    """The baseline's score; the floor for an absolute floor."""
-    delta: float
-    """Candidate less baseline, signed so that higher is better."""
-    lower: float
-    """One-sided lower confidence bound of `delta` at the policy's level."""
-    upper: float
-    """One-sided upper confidence bound of `delta`."""
-    tolerance: float
-    """A true drop up to this is no failure."""
-    margin: float
-    """A pass needs `lower > -margin`."""
-    p_value: float
-    """Of the test that the drop is at most `tolerance`, adjusted for multiplicity (Holm)."""
-    items: int
-    """Paired items."""
-    clusters: int
-    """Independent clusters of items."""
-    verdict: Verdict
-    """This node's answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateDecision:
-    """Whether a candidate may become a stage's model, with every rule's figures."""
-
-    __pydantic_config__ = STRICT
-    stage: str
-    """The stage it is a candidate for."""
-    model: str
-    """Reference of the candidate checkpoint."""
-    scorecard: str
-    """Reference of its scorecard."""
-    baselines: tuple[str, ...]
-    """References of the checkpoints it was compared with."""
-    policy: str
-    """Name of the policy."""
-    policy_fingerprint: str
-    """Digest of the policy's rules."""
-    verdict: Verdict
-    """The answer."""
-    reason: str
-    """One sentence that names the deciding nodes."""
-    on_refusal: Literal["stop", "keep-parent"]
-    """What the policy says a chain does when the candidate is not promoted."""
-    kept: str
-    """Reference of the model that stands in for the stage after a refusal under `keep-parent`, else empty."""
-    outcomes: tuple[Outcome, ...]
-    """Every test made."""
-    waivers: tuple[str, ...] = ()
-    """Public keys whose signed waivers the policy accepts for this decision."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promotion:
-    """A stage's alias moved to a model. The latest promotion of a stage (by `sequence`) is where its alias points."""
-
-    __pydantic_config__ = STRICT
-    stage: str
-    """The stage."""
-    model: str
-    """Reference of the checkpoint."""
-    decision: str
-    """Reference of the gate decision that carries it."""
-    verdict: Verdict
-    """Its verdict: `pass`, or another one with a waiver."""
-    sequence: int
-    """1 for the stage's first promotion, then counting up."""
-    waiver_by: str = ""
-    """Who signed the waiver, empty for a pass."""
-    waiver_reason: str = ""
-    """Why."""
-
-
-Body = Corpus | TokenizerBody | TokenCounts | Mixture | Conversations | Checkpoint | Scorecard | GateDecision | Promotion
+Body = (
+    Corpus
+    | CrawlPlan
+    | TokenizerBody
+    | TokenCounts
+    | Mixture
+    | Conversations
+    | Synthesis
+    | Ngrams
+    | Checkpoint
+    | Scorecard
+    | GateDecision
+    | Promotion
+)
 
 BODIES: dict[str, type[Any]] = {
     "corpus": Corpus,
+    "plan": CrawlPlan,
     "tokenizer": TokenizerBody,
     "tokens": TokenCounts,
     "mixture": Mixture,
     "conversations": Conversations,
+    "synthesis": Synthesis,
+    "ngrams": Ngrams,
     "checkpoint": Checkpoint,
     "scorecard": Scorecard,
     "decision": GateDecision,

@@ -8,7 +8,7 @@ CREATE TABLE artifacts (
 );
 CREATE TABLE inputs (ref VARCHAR, role VARCHAR, input_ref VARCHAR, input_fingerprint VARCHAR, via VARCHAR);
 
--- data (body): shards, mixture_parts; (table): flow, documents, token_counts
+-- data (body): shards, mixture_parts; (table): flow, documents, removals, failures, token_counts
 CREATE TABLE shards (
     ref VARCHAR, path VARCHAR, language VARCHAR, source VARCHAR, split VARCHAR, documents BIGINT, characters BIGINT,
     bytes BIGINT, sha256 VARCHAR
@@ -18,12 +18,20 @@ CREATE TABLE flow (
     documents BIGINT, bytes BIGINT
 );
 CREATE TABLE documents (
-    ref VARCHAR, id VARCHAR, language VARCHAR, source VARCHAR, split VARCHAR, shard VARCHAR, url VARCHAR, domain VARCHAR,
-    crawl VARCHAR, characters BIGINT, bytes BIGINT
+    ref VARCHAR, shard VARCHAR, id VARCHAR, url VARCHAR, domain VARCHAR, crawl VARCHAR, date VARCHAR, language VARCHAR,
+    language_score FLOAT, source VARCHAR, split VARCHAR, licence VARCHAR, characters BIGINT, bytes BIGINT, charset VARCHAR,
+    cluster_size BIGINT, masked_emails INTEGER, masked_ips INTEGER, masked_phones INTEGER, masked_ids INTEGER,
+    masked_cards INTEGER, file VARCHAR, "offset" BIGINT, length BIGINT, digest VARCHAR, claimed VARCHAR, claimed_share FLOAT,
+    fasttext VARCHAR, fasttext_score FLOAT, cld2 VARCHAR, script VARCHAR, cluster VARCHAR, rules MAP(VARCHAR, FLOAT)
 );
+CREATE TABLE removals (
+    ref VARCHAR, stage VARCHAR, language VARCHAR, reason VARCHAR, source VARCHAR, url VARCHAR, crawl VARCHAR, file VARCHAR,
+    "offset" BIGINT, length BIGINT, digest VARCHAR, bytes BIGINT, detail VARCHAR
+);
+CREATE TABLE failures (ref VARCHAR, source VARCHAR, file VARCHAR, problem VARCHAR);
 CREATE TABLE token_counts (
     ref VARCHAR, corpus VARCHAR, shard VARCHAR, tokenizer VARCHAR, language VARCHAR, source VARCHAR, split VARCHAR,
-    documents BIGINT, bytes BIGINT, tokens BIGINT
+    documents BIGINT, bytes BIGINT, words BIGINT, tokens BIGINT, shard_sha256 VARCHAR, tokenizer_sha256 VARCHAR
 );
 CREATE TABLE mixture_parts (
     ref VARCHAR, part VARCHAR, corpus VARCHAR, language VARCHAR, source VARCHAR, weight DOUBLE, tokens_available BIGINT,
@@ -80,6 +88,13 @@ CREATE VIEW tokens AS
     SELECT ref, corpus, tokenizer, language, source, split, sum(documents)::BIGINT AS documents, sum(bytes)::BIGINT AS bytes,
         sum(tokens)::BIGINT AS tokens
     FROM token_counts GROUP BY ALL ORDER BY ref, corpus, language, source, split;
+
+-- Tokens a word (ICU's) and bytes a token, for each tokenizer and language.
+CREATE VIEW fertility AS
+    SELECT ref, tokenizer, language, sum(documents)::BIGINT AS documents, sum(bytes)::BIGINT AS bytes,
+        sum(words)::BIGINT AS words, sum(tokens)::BIGINT AS tokens, sum(tokens) / nullif(sum(words), 0) AS fertility,
+        sum(bytes) / nullif(sum(tokens), 0) AS bytes_per_token
+    FROM token_counts GROUP BY ALL ORDER BY ref, tokenizer, language;
 
 -- Planned against trained, one row per run and part of its mixture; `off_by_sequences` is 0 when the run kept to the plan.
 CREATE VIEW mixture_kept AS

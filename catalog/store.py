@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import CorruptInput, DriftError, MissingArtifact, SeaLionError
+from .errors import CorruptInput, DriftError, MissingArtifact, SeaLionError, Unfinished
 from .fingerprint import canonical_json, difference, file_digest, fingerprint, plain
 from .licences import combined_licence
 from .provenance import provenance
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 RECORD = "artifact.json"
 WORK = ".work"
+LOOKED_UP = ("ngrams",)
+"""Kinds of input that nothing is taken from: their licence does not pass on."""
 R = TypeVar("R", bound=Recipe)
 
 
@@ -44,6 +46,12 @@ class Options:
     """Processes for the steps that can use several."""
     device: str = "cpu"
     """`cpu` or `cuda`."""
+    executor: str = "local"
+    """What runs the tasks of a corpus: `local`, `ray` or `slurm`."""
+    executor_settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of that executor, e.g. `partition` and `time` of Slurm."""
+    mirror: str = "https://data.commoncrawl.org/"
+    """Where the files that a recipe names by their place in a crawl are read: an http(s) or s3 address, or a folder."""
     show_progress: bool = False
     """Whether standard error is a terminal that shows progress bars."""
 
@@ -200,7 +208,7 @@ class Store:
     def make(self, recipe: Recipe, base: Path, maker: Maker, options: Options) -> Artifact:
         """The artifact of a recipe, made now unless it exists already.
 
-        Bad input (any SeaLionError) leaves nothing behind; after a kill the work folder stays, for the next attempt.
+        Bad input (any SeaLionError but Unfinished) leaves nothing behind; after a kill the work folder stays for the next try.
         """
         planned = self.plan(recipe, base)
         if planned.made is not None:
@@ -218,6 +226,8 @@ class Store:
             try:
                 made = maker(job)
                 artifact = self._record(planned, made, work, time.perf_counter() - start)
+            except Unfinished:
+                raise
             except SeaLionError:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
@@ -241,7 +251,9 @@ class Store:
             recipe=plain(recipe),
             identity=planned.content,
             inputs=inputs,
-            licence=combined_licence(recipe.licence, [artifact.licence for artifact in planned.inputs.values()]),
+            licence=combined_licence(
+                recipe.licence, [artifact.licence for artifact in planned.inputs.values() if artifact.kind not in LOOKED_UP]
+            ),
             files=tuple(_digests(work)),
             tables=made.tables,
             body=made.body,

@@ -1,138 +1,189 @@
-"""The verb of the data area: from crawls, texts and source code to the shards of a corpus, by a datatrove pipeline.
+"""The verb of the data area: from crawls, texts and source code to the shards of a corpus, by datatrove pipelines.
 
-Four rounds of tasks, each run by datatrove's local executor: the records of one input file a task (read, gate, decode, extract,
-identify, quality, mask); one language a task (exact duplicates, MinHash signatures); MinHash's buckets and clusters; again one
-language a task (near duplicates, shards). Everything between them lies in a scratch folder inside the job's, which starts empty
-and is removed: datatrove's marks of completion know only a task's number, not what it was to do.
+Three rounds of tasks (`rounds`): a file, or small files together, through every stage that looks at one document alone (read,
+gate, extract, identify, filter, mask), to files by language and the signatures of their documents; a group of languages, whose
+duplicates are found and whose documents are given their places; a shard. Nothing holds a language in memory, and what is done
+is kept in the job's folder: a build that was killed, or ran out of disk, goes on from there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
-from contextlib import redirect_stderr
-from io import StringIO
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from datatrove.executor.local import LocalPipelineExecutor
-from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupCluster
-from tqdm import tqdm
 
 from ..catalog.errors import SeaLionError
 from ..catalog.records import Corpus
 from ..catalog.store import Job, Made, write_rows
 from . import ledger, stages
-from .dedup import Signatures, minhash_config
-from .quality import read_thresholds
+from .decontaminate import NgramIndex
+from .dedup import language_group, write_signatures
+from .executors import executor
+from .language import Classifier, lid176
+from .placement import Group, Part, Place, Write, parts, write_removals
+from .planned import Where
+from .planning import FILE as PLAN
 from .recipe import CorpusRecipe
-from .shards import DOCUMENTS, document_rows, shard_records
-from .sources import check_names, tasks
+from .rounds import run_round
+from .sandbox import Sandbox
+from .shards import Spool, shard_records
+from .sources import Task, check_names, tasks
+from .thresholds import Thresholds, read_thresholds
+from .urls import UrlList
 
 log = logging.getLogger(__name__)
 
 SCRATCH = ".scratch"
-FEW_DOCUMENTS = 5_000
-"""Up to here the rounds after the first run in this process: they take less time than worker processes take to start."""
+CODE_DIGEST = "code"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clean:
+    """The first round's work: everything that looks at one document alone."""
+
+    recipe: CorpusRecipe
+    thresholds: Mapping[str, Thresholds]
+    model: Path | None
+    url_lists: tuple[Path, ...]
+    ngrams: Path | None
+    where: Where
+
+    def __call__(self, task: Task, folder: Path) -> None:
+        """Write `ledger.json`, `removals.parquet`, `spool/<language>/*.parquet` and their `signatures`."""
+        tally = ledger.Tally(folder)
+        with Sandbox(self.recipe.extractor) as sandbox:
+            data: Any = None
+            for step in self._steps(task, tally, sandbox, folder / "spool"):
+                data = step(data, 0, 1)
+            deque(data, maxlen=0)
+        tally.save()
+        for spool in sorted(folder.glob("spool/*/*.parquet")):
+            out = folder / "signatures" / spool.relative_to(folder / "spool")
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_signatures(spool, out, spool.parent.name, self.recipe.deduplication)
+
+    def _steps(self, task: Task, tally: ledger.Tally, sandbox: Sandbox, spool: Path) -> list[Any]:
+        recipe, languages = self.recipe, self.recipe.languages
+        classifier = Classifier.load(self.model) if self.model else lid176()
+        return [
+            stages.Read(tally, task, self.where, recipe.bad_files == "refuse"),
+            stages.Usable(tally),
+            stages.Gate(tally, languages, recipe.metadata_gate == "cld2"),
+            stages.Urls(tally, [UrlList.load(path) for path in self.url_lists]),
+            stages.Decode(tally),
+            stages.Sample(tally, languages, classifier, recipe.metadata_gate != "off"),
+            stages.Extract(tally, sandbox),
+            stages.Identify(tally, languages, self.thresholds, classifier, recipe.zawgyi, recipe.traditional_chinese),
+            stages.Quality(tally, self.thresholds),
+            stages.Contamination(tally, NgramIndex(self.ngrams) if self.ngrams else None),
+            stages.Mask(tally, recipe.mask_personal_data),
+            Spool(spool),
+        ]
 
 
 def build_corpus(job: Job[CorpusRecipe]) -> Made:
-    """Make the shards of a corpus, the tables `flow` and `documents`.
+    """Make the shards of a corpus, and the tables `flow`, `removals`, `documents` and `failures`.
 
-    Raises CorruptInput for a file that is not what its form says (before anything is made), RecipeError for a recipe or
-    thresholds that cannot be, SeaLionError when no document is left.
+    Raises CorruptInput for a file that is not what its form says (unless the recipe counts them), RecipeError for a recipe or
+    thresholds that cannot be, SeaLionError when no document is left, Unfinished when the disk is full.
     """
-    scratch = job.folder / SCRATCH
-    for stale in (scratch, job.folder / "shards"):
-        shutil.rmtree(stale, ignore_errors=True)
-    with tqdm(total=4, desc="corpus", disable=not job.options.show_progress) as bar:
-        _clean(job, scratch)
-        bar.update()
-        rows = _checked_flow(scratch)
-        kept = ledger.total(rows, "mask", "out")
-        if not kept:
-            raise SeaLionError(f"{job.recipe.ref}: no document is left; {_most_frequent(rows)}")
-        languages = sorted(path.name for path in (scratch / "clean").iterdir())
-        workers = 1 if kept <= FEW_DOCUMENTS else job.options.workers
-        for stage in (_unique, _near_duplicates, _write):
-            stage(job, scratch, languages, workers)
-            bar.update()
-    made = _recorded(job.folder, _checked_flow(scratch))
-    shutil.rmtree(scratch)
-    return made
-
-
-def _clean(job: Job[CorpusRecipe], scratch: Path) -> None:
-    """The first round: every stage that looks at one document alone."""
-    recipe, counts = job.recipe, str(scratch / "ledger")
+    recipe, scratch = job.recipe, _scratch(job.folder)
     check_names(recipe)
+    run = executor(job.options, scratch / "logs")
+    found = tasks(recipe, _files(job), job.options.mirror)
+    run_round("clean", _clean(job, scratch), found, scratch / "clean", run, shows_progress=job.options.show_progress)
+    rows = _checked_flow(scratch, "mask")
+    if not ledger.total(rows, "mask", "out"):
+        raise SeaLionError(f"{recipe.ref}: no document is left; {_most_frequent(rows)}")
+    groups = _groups(scratch / "clean")
+    place = Place(clean=scratch / "clean", recipe=recipe)
+    run_round("duplicates", place, groups, scratch / "places", run, shows_progress=job.options.show_progress)
+    shards = [part for group in groups for part in parts(scratch / "places" / group.key, group)]
+    write = Write(clean=scratch / "clean", places=scratch / "places")
+    run_round("shards", write, shards, scratch / "write", run, shows_progress=job.options.show_progress)
+    return _assembled(job, scratch, shards)
+
+
+def _files(job: Job[CorpusRecipe]) -> dict[str, list[Path]]:
+    """The recipe's files, and the plans that are artifacts."""
+    plans = {f"source.{i}.files": source.plan for i, source in enumerate(job.recipe.source) if source.plan}
+    return {**job.files, **{key: [job.folder_of(ref) / PLAN] for key, ref in plans.items()}}
+
+
+def _scratch(folder: Path) -> Path:
+    """The folder of the rounds; emptied when other code than this filled it."""
+    scratch, code = folder / SCRATCH, hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("**/*.py")):
+        code.update(path.read_bytes())
+    mark = scratch / CODE_DIGEST
+    if not mark.is_file() or mark.read_text("utf-8") != code.hexdigest():
+        for stale in (scratch, folder / "shards", folder / "documents"):
+            shutil.rmtree(stale, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        mark.write_text(code.hexdigest(), "utf-8")
+    return scratch
+
+
+def _clean(job: Job[CorpusRecipe], scratch: Path) -> Clean:
+    recipe, files = job.recipe, job.files
     given = [source.language for source in recipe.source if source.language]
-    thresholds = read_thresholds(job.files["thresholds"], [*recipe.languages, *given])
-    found = tasks(recipe, job.files)
-    log.info("corpus: %d records in %d tasks", sum(task.documents for task in found), len(found))
-    steps = [
-        stages.Read(found),
-        stages.Usable(counts),
-        stages.Gate(counts, recipe.languages, recipe.metadata_gate == "cld2"),
-        stages.Decode(counts),
-        stages.Extract(counts),
-        stages.Identify(counts, recipe.languages, thresholds),
-        stages.Quality(counts, thresholds),
-        stages.Mask(counts, recipe.mask_personal_data),
-        stages.Spool(str(scratch / "clean")),
-    ]
-    _run("clean", steps, len(found), scratch, job.options.workers)
+    lists = scratch / "urls"
+    lists.mkdir(exist_ok=True)
+    return Clean(
+        recipe=recipe,
+        thresholds=read_thresholds(files["thresholds"], [*recipe.languages, *given]),
+        model=files["language_model"][0] if recipe.language_model else None,
+        url_lists=tuple(UrlList.compiled(source, lists) for source in (*files.get("url_lists", ()), *recipe.bundled_url_lists)),
+        ngrams=job.folder_of(recipe.evaluation_ngrams) if recipe.evaluation_ngrams else None,
+        where=Where(mirror=job.options.mirror, folder=scratch / "fetched", processes=job.options.workers),
+    )
 
 
-def _unique(job: Job[CorpusRecipe], scratch: Path, languages: Sequence[str], workers: int) -> None:
-    """The second round: exact duplicates, and the signatures of what stays."""
-    settings = job.recipe.deduplication
-    steps: list[PipelineStep] = [
-        stages.ReadSpool(str(scratch / "clean"), languages),
-        stages.ExactDuplicates(str(scratch / "ledger"), settings.exact),
-        stages.Spool(str(scratch / "unique")),
-    ]
-    if settings.near:
-        steps.append(Signatures(str(scratch / "signatures"), minhash_config(settings), languages))
-    _run("unique", steps, len(languages), scratch, workers)
+def _groups(clean: Path) -> list[Group]:
+    """The languages that documents were found in, in groups within which duplicates are looked for."""
+    languages = sorted({path.name for path in clean.glob("*/spool/*")})
+    names = sorted({language_group(language) for language in languages})
+    return [Group(key=name, languages=tuple(x for x in languages if language_group(x) == name)) for name in names]
 
 
-def _near_duplicates(job: Job[CorpusRecipe], scratch: Path, languages: Sequence[str], workers: int) -> None:
-    """The third round: pairs with an equal band, and their clusters."""
-    if not job.recipe.deduplication.near:
-        return
-    config = minhash_config(job.recipe.deduplication)
-    buckets = MinhashDedupBuckets(str(scratch / "signatures"), str(scratch / "pairs"), config=config, lines_to_buffer=1_000)
-    _run("buckets", [buckets], config.num_buckets, scratch, workers)
-    cluster = MinhashDedupCluster(str(scratch / "pairs"), str(scratch / "removed"), config=config)
-    with redirect_stderr(StringIO()):  # it draws a progress bar, terminal or not
-        _run("cluster", [cluster], 1, scratch, 1)
+def _assembled(job: Job[CorpusRecipe], scratch: Path, shards: Sequence[Part]) -> Made:
+    """Move the shards to their places, and write the tables."""
+    for part in shards:
+        for path in sorted((scratch / "write" / part.key).glob("*/*/*/*.parquet")):
+            final = job.folder / path.relative_to(scratch / "write" / part.key)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(final)
+    flow = _checked_flow(scratch, "write")
+    ledgers = sorted(scratch.glob(f"*/*/{ledger.LEDGER}"))
+    records = shard_records(job.folder)
+    documents_in, documents_out = ledger.total(flow, "read", "in"), sum(shard.documents for shard in records)
+    assert documents_out == ledger.total(flow, "write", "out"), "the shards hold other documents than the ledger says"
+    write_rows(job.folder / "flow.parquet", flow, ledger.FLOW)
+    write_rows(job.folder / "failures.parquet", ledger.failures(ledgers), ledger.FAILURES)
+    write_removals(sorted(scratch.glob(f"*/*/{ledger.LISTED}")), job.folder / "removals.parquet")
+    (scratch / CODE_DIGEST).unlink()  # what a kill leaves of the folder is not taken up again
+    shutil.rmtree(scratch)
+    log.info("corpus: %d of %d documents kept", documents_out, documents_in)
+    return Made(
+        body=Corpus(shards=records, documents_in=documents_in, documents_out=documents_out),
+        tables={
+            "flow": "flow.parquet",
+            "failures": "failures.parquet",
+            "removals": "removals.parquet",
+            "documents": "documents/*/*/*.parquet",
+        },
+    )
 
 
-def _write(job: Job[CorpusRecipe], scratch: Path, languages: Sequence[str], workers: int) -> None:
-    """The last round: what the clustering left, as shards."""
-    steps = [
-        stages.ReadSpool(str(scratch / "unique"), languages),
-        stages.NearDuplicates(str(scratch / "removed"), str(scratch / "ledger")),
-        stages.WriteShards(str(job.folder), str(scratch / "ledger"), job.recipe.heldout_documents),
-    ]
-    _run("write", steps, len(languages), scratch, workers)
-
-
-def _run(name: str, steps: Sequence[PipelineStep], count: int, scratch: Path, workers: int) -> None:
-    """Run a pipeline of `count` tasks, with its own folder of logs and marks of completion."""
-    workers = max(1, min(workers, count))
-    log.info("corpus: %s, %d tasks, %d workers", name, count, workers)
-    LocalPipelineExecutor(list(steps), tasks=count, workers=workers, logging_dir=str(scratch / "runs" / name)).run()
-
-
-def _checked_flow(scratch: Path) -> list[dict[str, Any]]:
-    """The ledger so far; documents in = documents out + removed, in every stage and language."""
-    rows = ledger.flow(scratch / "ledger")
-    last = max((row["step"] for row in rows), default=0)
-    wrong = ledger.imbalances(rows, last)
+def _checked_flow(scratch: Path, last: str) -> list[dict[str, Any]]:
+    """The ledger up to a stage; documents in = documents out + removed, in every stage and language."""
+    rows = ledger.flow(sorted(scratch.glob(f"*/*/{ledger.LEDGER}")))
+    wrong = ledger.imbalances(rows, ledger.STAGES.index(last))
     assert not wrong, f"the ledger does not balance: {'; '.join(wrong)}"
     return rows
 
@@ -140,16 +191,3 @@ def _checked_flow(scratch: Path) -> list[dict[str, Any]]:
 def _most_frequent(rows: Sequence[dict[str, Any]]) -> str:
     removed = sorted((row for row in rows if row["outcome"] == "removed"), key=lambda row: -row["documents"])[:3]
     return "removed were " + ", ".join(f"{row['documents']} in {row['stage']} ({row['reason']})" for row in removed)
-
-
-def _recorded(folder: Path, flow: list[dict[str, Any]]) -> Made:
-    shards = shard_records(folder)
-    documents_out = sum(shard.documents for shard in shards)
-    assert documents_out == ledger.total(flow, "write", "out"), "the shards hold other documents than the ledger says"
-    write_rows(folder / "flow.parquet", flow, ledger.FLOW)
-    write_rows(folder / "documents.parquet", list(document_rows(folder, shards)), DOCUMENTS)
-    log.info("corpus: %d of %d documents kept", documents_out, ledger.total(flow, "read", "in"))
-    return Made(
-        body=Corpus(shards=shards, documents_in=ledger.total(flow, "read", "in"), documents_out=documents_out),
-        tables={"flow": "flow.parquet", "documents": "documents.parquet"},
-    )

@@ -1,78 +1,292 @@
-"""De-duplication within a language: exact, by a digest of the normalised text, and near, by datatrove's MinHash.
+"""De-duplication across files and crawls with a bounded memory: exact, by a digest of the text, and near, by MinHash.
 
-Near duplicates are found on shingles of words, or of characters for languages written without spaces. datatrove's choice of a
-word tokenizer is not used: for bare codes it picks Thai's for Malay and none for Chinese. Its removal of combining marks is off
-as well: in Thai, Khmer, Burmese, Tamil and Vietnamese they tell words apart.
+Two steps. `write_signatures` makes a small Parquet file of one spool file: a digest of each document's text and one hash for
+each band of its MinHash. `resolve` joins any number of them in DuckDB, which moves to disk what exceeds its memory limit, and
+says of every document whether it is kept. The kept one of a cluster is that with the smallest id, so that neither the order nor
+the partition of the files changes a verdict.
+
+datatrove's four stages are not used: they hold all pairs in Python dicts, know a document only by its place in its file, and
+count one that is read twice as two.
 """
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import regex  # type: ignore[import-untyped]
-from datatrove.data import Document
-from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
-from datatrove.utils.hashing import HashConfig
-from datatrove.utils.text import TextNormConfig
-from datatrove.utils.word_tokenizers import WordTokenizer
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow.compute import call_function
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from ..catalog.languages import LANGUAGES
+from ..catalog.errors import CorruptInput
+from .minhash import MinHash, language_group, shingles, text_digest
 from .recipe import Deduplication
 
-_NOISE = regex.compile(r"[\p{P}\p{S}\p{Z}\p{C}]+")
+__all__ = ["PLACE", "VERDICTS", "language_group", "resolve", "write_signatures"]
+
+DOCUMENTS_AT_ONCE = 256
+EDGES_AT_ONCE = 200_000
+ROW_GROUP = 50_000
+DIGEST = pa.binary(16)
+PLACE = {"id": pa.string(), "source": pa.string(), "file": pa.string(), "offset": pa.int64()}
+"""What names a document, and the order that decides who stays."""
+_COPY_KEY = "text_digest, id, source"
+VERDICTS = pa.schema(
+    [
+        *PLACE.items(),
+        ("spool_file", pa.int32()),
+        ("spool_row", pa.int64()),
+        ("text_digest", DIGEST),
+        ("verdict", pa.string()),
+        ("cluster", pa.string()),
+        ("cluster_size", pa.int64()),
+    ]
+)
+"""One row a document, in the order of the given files: `spool_file` and `spool_row` count these and the rows in them from 0,
+and alone tell a record apart that was read twice. `cluster` is the id of the kept document, `cluster_size` the number of
+documents that it stands for; copies with equal id, source and text count once in it."""
 
 
-def text_digest(text: str) -> str:
-    """Hex digest of a text without case, width, spaces and punctuation: equal for exact duplicates."""
-    plain = _NOISE.sub("", unicodedata.normalize("NFKC", text).casefold())
-    return hashlib.sha256((plain or text).encode("utf-8", "replace")).hexdigest()
+def write_signatures(spool: Path, out: Path, language: str, settings: Deduplication) -> int:
+    """Write the signatures of a Parquet file of documents in one language, with the columns of `PLACE` and text.
+
+    Returns their number. Without near de-duplication there are no bands; a text shorter than a shingle has null. Takes the
+    memory of `DOCUMENTS_AT_ONCE` documents and 60 bytes a character of the longest. Raises CorruptInput for a file that cannot
+    be read.
+    """
+    schema, minhash, count = _signature_schema(settings), MinHash(settings.buckets, settings.hashes_per_bucket), 0
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["source", "file"]}
+    try:
+        with pq.ParquetFile(spool) as file, pq.ParquetWriter(out, schema, **options) as writer:
+            for batch in file.iter_batches(DOCUMENTS_AT_ONCE, columns=[*PLACE, "text"]):
+                table = pa.table(batch).select([*PLACE, "text"])
+                if any(column.null_count for column in table.columns):
+                    raise CorruptInput(spool, f"row {count + 1} or later", "a document has no id, source, file, offset or text")
+                columns = [*table.columns[:-1], *_signatures(table["text"].to_pylist(), language, settings, minhash)]
+                for part in pa.table(columns, names=schema.names).cast(schema).combine_chunks().to_batches():
+                    writer.write_batch(part)  # gathers row groups of a useful size
+                count += len(table)
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        raise CorruptInput(spool, "", f"cannot be read as documents: {str(error).splitlines()[0]}") from error
+    return count
 
 
-def minhash_config(settings: Deduplication) -> MinhashConfig:
-    """datatrove's configuration for the recipe's settings and its fixed seed; SHA-1, as its xxhash fails with xxhash 4."""
-    return MinhashConfig(
-        n_grams=settings.ngram,
-        num_buckets=settings.buckets,
-        hashes_per_bucket=settings.hashes_per_bucket,
-        norm_config=TextNormConfig(norm_unicode_diacritics=False),
-        hash_config=HashConfig(precision=64, hash_fc="sha1"),
+def _signatures(texts: Sequence[str], language: str, settings: Deduplication, minhash: MinHash) -> list[pa.Array]:
+    """The columns of the texts' digests and bands."""
+    digests: list[bytes] = []
+    bands = np.zeros((len(texts), settings.buckets), np.uint64)
+    is_short = np.ones(len(texts), bool)
+    for i, text in enumerate(texts):
+        digests.append(text_digest(text))
+        if settings.near and len(found := shingles(text, language, settings.ngram)):
+            bands[i], is_short[i] = minhash.bands(found), False
+    return [pa.array(digests, DIGEST), *(pa.array(band, mask=is_short) for band in bands.T if settings.near)]
+
+
+def _signature_schema(settings: Deduplication) -> pa.Schema:
+    near = f"{settings.ngram}-grams, {settings.buckets} buckets of {settings.hashes_per_bucket}"
+    return pa.schema(
+        [*PLACE.items(), ("text_digest", DIGEST), *((name, pa.uint64()) for name in _band_names(settings))],
+        metadata={"deduplication": near if settings.near else "exact duplicates only"},
     )
 
 
-class ShingleTokenizer(WordTokenizer):  # type: ignore[misc]  # datatrove is untyped
-    """Words or characters of one language, marked with it: equal shingles of two languages stay different."""
-
-    def __init__(self, language: str) -> None:
-        super().__init__(language)
-        known = LANGUAGES.get(language)
-        self.is_spaced = known is None or known.is_spaced
-
-    def word_tokenize(self, text: str) -> list[str]:
-        """The units that shingles are made of."""
-        units: Iterable[str] = text.split() if self.is_spaced else "".join(text.split())
-        return [f"{self.language}:{unit}" for unit in units]
-
-    def sent_tokenize(self, text: str) -> list[str]:
-        """Lines; shingles do not need sentences."""
-        return text.splitlines()
-
-    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """The whole text; shingles do not need sentences."""
-        return [(0, len(text))]
+def _band_names(settings: Deduplication) -> list[str]:
+    return [f"band_{i:02}" for i in range(settings.buckets)] if settings.near else []
 
 
-class Signatures(MinhashDedupSignature):  # type: ignore[misc]  # datatrove is untyped
-    """datatrove's first MinHash stage for one language a task."""
+def resolve(
+    signatures: Sequence[Path],
+    out: Path,
+    settings: Deduplication,
+    *,
+    memory_limit: str = "1GB",
+    temp: Path,
+    threads: int = 1,
+) -> dict[str, int]:
+    """Write a verdict on every document of some files of signatures (schema `VERDICTS`); returns the documents by verdict.
 
-    def __init__(self, output_folder: str, config: MinhashConfig, languages: Sequence[str]) -> None:
-        first: Any = ShingleTokenizer(languages[0])
-        super().__init__(output_folder=output_folder, config=config, language=first)
-        self.languages = list(languages)
+    Documents with the same text, or with a band in common, are in one cluster, and so are those that others connect. The first
+    in the order of `PLACE` is kept; a document whose text is that of an earlier one is an exact duplicate, the others are near
+    duplicates. Copies of one document, with equal id, source and text, are exact duplicates even where `exact` is off.
 
-    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Any:
-        """Write the signatures of the documents of `languages[rank]`."""
-        self.word_tokenizer = ShingleTokenizer(self.languages[rank])
-        return super().run(data, rank, world_size)
+    Takes `memory_limit` and 4 bytes a document beside what Python and the libraries take (about 320 MB). Raises CorruptInput
+    for a file that is not what `write_signatures` makes under these settings.
+    """
+    if not signatures or len(set(signatures)) != len(signatures):
+        raise ValueError("resolve needs files of signatures, each once")
+    expected = _signature_schema(settings)
+    counts = [_checked_count(path, expected) for path in signatures]
+    firsts = np.cumsum([0, *counts])
+    temp.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=temp) as folder:
+        limits: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": folder, "threads": threads}
+        with duckdb.connect(config=limits) as database:
+            try:
+                _name_documents(database, signatures, firsts)
+                _connect(database, settings, int(firsts[-1]))
+            except duckdb.Error as error:
+                if found := _unreadable(signatures, expected):
+                    raise found from error
+                raise
+            _judge(database, settings)
+            return _write_verdicts(database, signatures, firsts, out)
+
+
+def _checked_count(path: Path, expected: pa.Schema) -> int:
+    """Documents in a file of signatures."""
+    try:
+        with pq.ParquetFile(path) as file:
+            found, count = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptInput(path, "", f"cannot be read as signatures: {str(error).splitlines()[0]}") from error
+    if not found.equals(expected, check_metadata=True):
+        settings = (found.metadata or {}).get(b"deduplication", b"something else").decode("utf-8", "replace")
+        raise CorruptInput(path, "", f"holds signatures for {settings}, not for {expected.metadata[b'deduplication'].decode()}")
+    return int(count)
+
+
+def _unreadable(signatures: Sequence[Path], expected: pa.Schema) -> CorruptInput | None:
+    """The first file whose pages cannot be read: DuckDB does not say which."""
+    for path in signatures:
+        try:
+            with pq.ParquetFile(path) as file:
+                for _ in file.iter_batches(columns=expected.names):
+                    pass
+        except (pa.ArrowException, OSError) as error:
+            return CorruptInput(path, "", f"cannot be read as signatures: {str(error).splitlines()[0]}")
+    return None
+
+
+def _name_documents(database: duckdb.DuckDBPyConnection, signatures: Sequence[Path], firsts: NDArray[np.int64]) -> None:
+    """The view `documents`, with a `number` that counts them over all files."""
+    paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in signatures)
+    numbers = pa.table({"file_index": np.arange(len(signatures), dtype=np.uint64), "first": firsts[:-1]})
+    database.register("numbers", numbers)
+    database.execute("CREATE TABLE files AS SELECT * FROM numbers")
+    database.execute(
+        f"""CREATE VIEW documents AS SELECT first + file_row_number AS number, d.*
+        FROM (SELECT *, file_index, file_row_number FROM read_parquet([{paths}])) d JOIN files USING (file_index)"""
+    )
+
+
+def _connect(database: duckdb.DuckDBPyConnection, settings: Deduplication, count: int) -> None:
+    """The table `members`: the documents that are not alone, with a number that those of one cluster share."""
+    forest = _Forest(count)
+    for key in (_text_key(settings), *_band_names(settings)):
+        edges = database.sql(
+            f"""SELECT number, first FROM documents
+            JOIN (SELECT {key}, min(number) AS first FROM documents GROUP BY {key} HAVING count(*) > 1) USING ({key})
+            WHERE number > first"""
+        )
+        for batch in edges.to_arrow_reader(EDGES_AT_ONCE):
+            forest.join(*(column.to_numpy() for column in batch.columns))
+    database.execute("CREATE TABLE members (number BIGINT, cluster BIGINT)")
+    for members in forest.members():
+        database.register("found", members)
+        database.execute("INSERT INTO members SELECT * FROM found")
+        database.unregister("found")
+    database.execute("INSERT INTO members SELECT DISTINCT cluster, cluster FROM members")
+
+
+def _text_key(settings: Deduplication) -> str:
+    """The columns in which an exact duplicate is equal: with `exact` off, only a copy is one."""
+    return "text_digest" if settings.exact else _COPY_KEY
+
+
+class _Forest:
+    """Connected components of a graph whose edges come in batches: of each document one that is earlier in its component."""
+
+    def __init__(self, count: int) -> None:
+        self.earlier = np.arange(count, dtype=np.uint32 if count < 1 << 32 else np.int64)
+
+    def roots(self, documents: NDArray[Any]) -> NDArray[Any]:
+        """The first document of the component of each."""
+        found: NDArray[Any] = self.earlier[documents]
+        while not np.array_equal(found, further := self.earlier[found]):
+            found = further
+        self.earlier[documents] = found
+        return found
+
+    def join(self, left: NDArray[Any], right: NDArray[Any]) -> None:
+        """Add the edges between `left[i]` and `right[i]`."""
+        ends = np.concatenate([self.roots(left), self.roots(right)])
+        nodes, places = np.unique(ends, return_inverse=True)
+        edges = coo_array((np.ones(len(left), bool), (places[: len(left)], places[len(left) :])), shape=(len(nodes),) * 2)
+        _, labels = connected_components(edges, directed=False)
+        _, firsts = np.unique(labels, return_index=True)
+        self.earlier[nodes] = nodes[firsts[labels]]
+
+    def members(self) -> Iterator[pa.Table]:
+        """Every document that is not the first of its component, with that first one."""
+        for start in range(0, len(self.earlier), EDGES_AT_ONCE):
+            documents = np.arange(start, min(start + EDGES_AT_ONCE, len(self.earlier)), dtype=np.int64)
+            roots = self.roots(documents).astype(np.int64)
+            is_later = roots != documents
+            yield pa.table({"number": documents[is_later], "cluster": roots[is_later]})
+
+
+def _judge(database: duckdb.DuckDBPyConnection, settings: Deduplication) -> None:
+    """The table `verdicts` on the members, ordered by number. In `ranked`, `rowid` is the rank in the order of `PLACE`."""
+    database.execute(
+        f"""CREATE TABLE ranked AS SELECT number, cluster, {_COPY_KEY} FROM documents JOIN members USING (number)
+        ORDER BY id, source, file, "offset", number"""
+    )
+    database.execute(
+        f"""CREATE TABLE verdicts AS WITH
+            copies AS (SELECT cluster, {_COPY_KEY}, min(rowid) AS first FROM ranked GROUP BY ALL),
+            clusters AS (SELECT cluster, min(first) AS first, count(*) AS size FROM copies GROUP BY cluster),
+            texts AS (SELECT {_text_key(settings)}, min(rowid) AS first_text FROM ranked GROUP BY ALL)
+        SELECT r.number, kept.id AS cluster, size AS cluster_size,
+            CASE WHEN r.rowid > first_text THEN 'exact_duplicate' WHEN r.rowid > first THEN 'near_duplicate' ELSE 'keep' END
+                AS verdict
+        FROM ranked r JOIN clusters USING (cluster) JOIN ranked kept ON kept.rowid = clusters.first
+        JOIN texts t ON {" AND ".join(f"t.{name} = r.{name}" for name in _text_key(settings).split(", "))}
+        ORDER BY r.number"""
+    )
+
+
+def _write_verdicts(
+    database: duckdb.DuckDBPyConnection, signatures: Sequence[Path], firsts: NDArray[np.int64], out: Path
+) -> dict[str, int]:
+    """One row for every row of the files: that of the table `verdicts`, or the verdict on a document that is alone."""
+    counts = {"keep": 0, "exact_duplicate": 0, "near_duplicate": 0}
+    options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["source", "file", "verdict"]}
+    with pq.ParquetWriter(out, VERDICTS, **options) as writer:
+        for i, path in enumerate(signatures):
+            with pq.ParquetFile(path) as file:
+                row = 0
+                for batch in file.iter_batches(ROW_GROUP, columns=[*PLACE, "text_digest"]):
+                    table = _with_verdicts(database, batch, i, row, int(firsts[i]) + row)
+                    writer.write_table(table)
+                    row += len(table)
+                    for value in table["verdict"].value_counts().to_pylist():
+                        counts[value["values"]] += value["counts"]
+    return counts
+
+
+def _with_verdicts(database: duckdb.DuckDBPyConnection, batch: pa.RecordBatch, file: int, row: int, first: int) -> pa.Table:
+    """The documents from `row` of a file on, the first of them having the number `first`."""
+    count = len(batch)
+    found = database.sql(
+        f"SELECT * FROM verdicts WHERE number BETWEEN {first} AND {first + count - 1} ORDER BY number"
+    ).to_arrow_table()  # fmt: skip
+    is_member = np.zeros(count, bool)
+    is_member[found["number"].to_numpy() - first] = True
+    columns = {name: batch.column(name) for name in (*PLACE, "text_digest")}
+    alone = {
+        "verdict": pa.array(["keep"] * count),
+        "cluster": columns["id"],
+        "cluster_size": pa.array(np.ones(count, np.int64)),
+    }
+    for name, values in alone.items():
+        columns[name] = call_function("replace_with_mask", [values, pa.array(is_member), found[name].combine_chunks()])
+    columns |= {"spool_file": pa.array(np.full(count, file)), "spool_row": pa.array(np.arange(row, row + count))}
+    return pa.table(columns).select(VERDICTS.names).cast(VERDICTS)

@@ -1,21 +1,28 @@
 """The ledger of a corpus: every document that enters a stage leaves it or is counted as removed, with the reason.
 
-Each stage of each task writes one small file of counts; they are added up when the pipeline is done, checked, and become the
-table `flow`. Languages are those known at the stage's entry: `und` up to the metadata gate, then the annotation's, and from the
-identification on the detected one. Bytes are those of the payload up to extraction, of the UTF-8 text after it.
+Each task counts in a file of its own; the files are added up when the pipeline is done, checked, and become the table `flow`.
+Documents that were removed behind the gate (which most of a crawl does not pass) are listed one by one as well, in `removals`.
+Languages are those known at the stage's entry: `und` up to the gate, then the annotation's, and from the identification on the
+detected one. Bytes are those of the payload up to extraction, of the UTF-8 text after it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-STAGES = ("read", "gate", "decode", "extract", "identify", "quality", "mask", "exact", "near", "write")
+STAGES = (
+    "read", "gate", "urls", "decode", "sample", "extract", "identify", "quality", "contamination", "mask",
+    "exact", "near", "write",
+)  # fmt: skip
 """The stages in order; a stage's place is its `step`."""
+UNLISTED = ("read", "gate")
+"""Stages whose removals are counted only."""
 
 FLOW = pa.schema(
     [
@@ -29,37 +36,73 @@ FLOW = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
+REMOVALS = pa.schema(
+    [(name, pa.string()) for name in ("stage", "language", "reason", "source", "url", "crawl", "file")]
+    + [("offset", pa.int64()), ("length", pa.int64()), ("digest", pa.string()), ("bytes", pa.int64()), ("detail", pa.string())]
+)
+"""The index table `removals`: one row a document; `detail` says more (the value that broke a rule, the document it repeats)."""
+
+FAILURES = pa.schema([(name, pa.string()) for name in ("source", "file", "problem")])
+"""The index table `failures`: files that could not be read, or not to their end, where the recipe says to count them."""
 
 Key = tuple[str, str, str, str, str]
 """Stage, source, language, outcome (`in`, `out`, `removed`), reason."""
+LEDGER = "ledger.json"
+LISTED = "removals.parquet"
+BATCH = 5_000
+"""Removals held in memory."""
 
 
 class Tally:
-    """Counts of one stage in one task."""
+    """Counts of one task, and the list of what it removed."""
 
-    def __init__(self, stage: str) -> None:
-        assert stage in STAGES, stage
-        self.stage = stage
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.counts: dict[Key, list[int]] = {}
+        self.removed: list[dict[str, Any]] = []
+        self.failures: list[list[str]] = []
+        self.writer: pq.ParquetWriter | None = None
 
-    def add(self, outcome: str, source: str, language: str, size: int, reason: str = "") -> None:
-        """Count one document of `size` bytes."""
-        count = self.counts.setdefault((self.stage, source, language, outcome, reason), [0, 0])
-        count[0] += 1
+    def add(
+        self, stage: str, outcome: str, source: str, language: str, size: int, reason: str = "", documents: int = 1
+    ) -> None:
+        """Count documents of `size` bytes together."""
+        count = self.counts.setdefault((stage, source, language, outcome, reason), [0, 0])
+        count[0] += documents
         count[1] += size
 
-    def save(self, folder: Path, rank: int) -> None:
-        """Write the counts as the file of this stage and task."""
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [[*key, *count] for key, count in self.counts.items()]
-        (folder / f"{self.stage}-{rank:06}.json").write_text(json.dumps(rows), "utf-8")
+    def fail(self, source: str, file: str, problem: str) -> None:
+        """Note a file that could not be read to its end."""
+        self.failures.append([source, file, problem])
+
+    def list(self, row: Mapping[str, Any]) -> None:
+        """Note one removed document, a row of `REMOVALS`."""
+        self.removed.append(dict(row))
+        if len(self.removed) >= BATCH:
+            self._flush()
+
+    def save(self) -> None:
+        """Write `ledger.json` and, if anything was listed, `removals.parquet`."""
+        assert all(key[0] in STAGES for key in self.counts), self.counts
+        self._flush()
+        if self.writer:
+            self.writer.close()
+        rows = [[*key, *count] for key, count in sorted(self.counts.items())]
+        (self.folder / LEDGER).write_text(json.dumps({"flow": rows, "failures": self.failures}), "utf-8")
+
+    def _flush(self) -> None:
+        if self.removed:
+            if self.writer is None:
+                self.writer = pq.ParquetWriter(self.folder / LISTED, REMOVALS, compression="zstd")
+            self.writer.write_table(pa.Table.from_pylist(self.removed, schema=REMOVALS))
+            self.removed = []
 
 
-def flow(folder: Path) -> list[dict[str, Any]]:
-    """The rows of the table `flow`, from the files of all stages and tasks, in order."""
+def flow(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of the table `flow`, from the ledgers of all tasks, in order."""
     totals: dict[Key, list[int]] = {}
-    for path in sorted(folder.glob("*.json")):
-        for *key, documents, size in json.loads(path.read_text("utf-8")):
+    for path in files:
+        for *key, documents, size in json.loads(path.read_text("utf-8"))["flow"]:
             stage, source, language, outcome, reason = key
             count = totals.setdefault((stage, source, language, outcome, reason), [0, 0])
             count[0] += documents
@@ -75,6 +118,12 @@ def flow(folder: Path) -> list[dict[str, Any]]:
         }
         for key in order
     ]
+
+
+def failures(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """The rows of the table `failures`, in order."""
+    rows = sorted(row for path in files for row in json.loads(path.read_text("utf-8"))["failures"])
+    return [dict(zip(FAILURES.names, row, strict=True)) for row in rows]
 
 
 def imbalances(rows: Sequence[dict[str, Any]], last: int = len(STAGES) - 1) -> list[str]:

@@ -1,12 +1,44 @@
-"""Recipes of the data area: a corpus, the tokens of corpora, a mixture of them, a set of conversations."""
+"""Recipes of the data area: a crawl plan, a corpus, its tokens, a mixture, an n-gram index of evaluation suites."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from ..catalog.fingerprint import plain
 from ..catalog.recipes import Files, Recipe, Reference
 from ..catalog.records import STRICT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a source of form `rows` changes of its preset; an empty field keeps the preset's value."""
+
+    __pydantic_config__ = STRICT
+
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of the columns: `{ text = "body", language = "meta.lang?" }`."""
+    trust: Literal["", "believed", "verified", "ignored"] = ""
+    """What a row's own word for its language is worth."""
+    language_pattern: str = ""
+    """Regular expression whose group is the language's code in what the source says."""
+    language_map: dict[str, str] = field(default_factory=dict)
+    """The source's codes to ISO 639-3."""
+    licence: str = ""
+    """Of the rows that do not say."""
+    hub: str = ""
+    """Read this data set of the Hugging Face hub instead of files."""
+    config: str = ""
+    """Configuration of the data set on the hub."""
+    split: str = ""
+    """Split of the data set on the hub."""
+    revision: str = ""
+    """Revision of the data set on the hub."""
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that are set."""
+        given = {name: value for name, value in plain(self).items() if value}
+        return given | ({"form": "hub"} if self.hub else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,14 +49,40 @@ class Source:
 
     name: str
     """`web`, `text`, `code`: the `source` of its documents."""
-    form: Literal["warc", "jsonl", "files"]
-    """`warc`: Common Crawl WARC files; `jsonl`: lines with `id` and `text`; `files`: one document a file."""
-    files: Files
-    """Glob patterns, relative to the recipe's file or `package:…`."""
+    form: Literal["warc", "plan", "rows", "jsonl", "files"]
+    """`warc`: Common Crawl WARC files; `plan`: the records of a crawl plan, fetched by range; `rows`: a published data set,
+    read by a preset; `jsonl`: lines with `id` and `text`; `files`: one document a file."""
+    files: Files = ()
+    """Glob patterns, relative to the recipe's file or `package:…`; of form `plan`, one plan."""
+    listing: str = ""
+    """Form `warc` instead of `files`: a list of WARC files, one a line (`crawl-data/CC-MAIN-2024-18/warc.paths.gz`); it and
+    they are read below `--mirror`. Its name is part of the identity: what a crawl has published does not change."""
+    first: int = 0
+    """Of a listing: the first of its files to take, counted from 0."""
+    count: int = 0
+    """Of a listing: how many to take; 0: all that follow."""
+    plan: Reference = ""
+    """Form `plan` instead of `files`: a crawl plan of the catalog."""
+    preset: str = ""
+    """Form `rows`: one of `data/presets/`, e.g. `fineweb-edu`."""
+    reading: Reading = field(default_factory=Reading)
+    """Form `rows`: what is different from the preset."""
     language: str = ""
-    """The documents' language where it is known; empty: identify it (`warc` only)."""
+    """The documents' language where it is known; empty: identify it."""
     crawl: str = ""
-    """Name of the crawl, `CC-MAIN-2024-18`."""
+    """Name of the crawl, `CC-MAIN-2024-18`; form `plan` has it from the plan."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("files", "listing", "plan") if getattr(self, name)]
+        allowed = {"warc": ("files", "listing"), "plan": ("files", "plan")}.get(self.form, ("files",))
+        if self.reading.hub and not given:
+            given = ["files"]
+        if len(given) != 1 or given[0] not in allowed:
+            raise ValueError(f"form {self.form!r} needs exactly one of {', '.join(allowed)}, not {', '.join(given) or 'none'}")
+        if bool(self.preset) != (self.form == "rows"):
+            raise ValueError("a preset belongs to form 'rows', and that form needs one")
+        if self.first < 0 or self.count < 0 or ((self.first or self.count) and not self.listing):
+            raise ValueError("first and count choose from a listing, and are at least 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +116,59 @@ class CorpusRecipe(Recipe):
     """What goes in."""
     thresholds: Files = ("package:data/thresholds/web.toml",)
     """Per-language thresholds of the language gate and the quality rules."""
-    metadata_gate: Literal["cld2", "off"] = "cld2"
-    """Whether the crawl's own language annotation must name a wanted language before a page is parsed."""
+    metadata_gate: Literal["cld2", "fasttext", "off"] = "cld2"
+    """What the paper's "language code reported in its metadata" is read as. `cld2`: the crawl's own annotation, and for pages
+    without one a classification of their raw text; `fasttext`: that classification for all; `off`: every page is extracted."""
+    language_model: Files = ()
+    """A fastText model of your own (GlotLID, lid.176.bin); empty: lid.176.ftz."""
+    traditional_chinese: Literal["keep", "convert", "drop"] = "keep"
+    """What becomes of Chinese in traditional characters; the paper's corpus names simplified Chinese only."""
+    zawgyi: Literal["convert", "drop"] = "convert"
+    """What becomes of Burmese in the Zawgyi encoding: Unicode, or nothing."""
+    extractor: Literal["trafilatura", "trafilatura-precision", "resiliparse"] = "trafilatura"
+    """How a page becomes text. `trafilatura`: its fast mode, F1 as good as the precise mode's at two thirds of the cost."""
+    url_lists: Files = ()
+    """Files of domains, pages and words of addresses to leave out, one a line."""
+    bundled_url_lists: tuple[Literal["datatrove:domains", "datatrove:urls"], ...] = ()
+    """Lists that the datatrove package carries: 4.6 million domains and 20,000 pages, mostly adult."""
+    evaluation_ngrams: Reference = ""
+    """The n-gram index of the evaluation suites, to leave out documents that hold their items."""
     deduplication: Deduplication = field(default_factory=Deduplication)
     mask_personal_data: bool = True
-    """Replace e-mail addresses, IP addresses and phone numbers."""
+    """Replace e-mail and IP addresses, telephone, identity and card numbers."""
     heldout_documents: int = 0
     """Documents per language of source `web` kept out of training, chosen by the hash of their text."""
+    shard_megabytes: int = 256
+    """Size of a shard that is aimed at."""
+    bad_files: Literal["refuse", "count"] = "refuse"
+    """A file that is cut short or not what its form says: `refuse` the corpus, or `count` it (table `failures`) and go on."""
+
+    def __post_init__(self) -> None:
+        super(CorpusRecipe, self).__post_init__()
+        if self.shard_megabytes < 1 or self.heldout_documents < 0:
+            raise ValueError("shard_megabytes must be at least 1, heldout_documents at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecipe(Recipe):
+    """A crawl plan: the records of the wanted languages, by Common Crawl's columnar index, before anything is fetched."""
+
+    kind: Literal["plan"]
+    languages: tuple[str, ...]
+    """Wanted languages, ISO 639-3."""
+    index: Files = ()
+    """Parquet files of the columnar index."""
+    index_places: tuple[str, ...] = ()
+    """Or their places below `--mirror`, `cc-index/table/cc-main/warc/crawl=…/subset=warc/part-….gz.parquet`."""
+    match: Literal["primary", "any"] = "primary"
+    """`primary`: the page's first language is wanted; `any`: one of its up to three, which adds a third more records."""
+    once: bool = False
+    """Whether a payload that was captured several times is taken once, from the first crawl and file."""
+
+    def __post_init__(self) -> None:
+        super(PlanRecipe, self).__post_init__()
+        if not (self.index or self.index_places) or not self.languages:
+            raise ValueError("a plan needs an index (index or index_places) and a language")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +177,16 @@ class TokensRecipe(Recipe):
 
     kind: Literal["tokens"]
     corpora: tuple[Reference, ...]
-    tokenizer: Reference
+    """The corpora whose documents are counted."""
+    tokenizer: Reference = ""
+    """A tokenizer artifact."""
+    tokenizer_file: Files = ()
+    """Or a file of your own, any Hugging Face `tokenizer.json`."""
+
+    def __post_init__(self) -> None:
+        super(TokensRecipe, self).__post_init__()
+        if bool(self.tokenizer) == bool(self.tokenizer_file):
+            raise ValueError("name either tokenizer or tokenizer_file")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +237,35 @@ class MixtureRecipe(Recipe):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationsRecipe(Recipe):
-    """A validated set of conversations, or of preference pairs, from JSON Lines files."""
+class SuiteItems:
+    """The items of one evaluation suite."""
 
-    kind: Literal["conversations"]
-    form: Literal["messages", "preference"]
+    __pydantic_config__ = STRICT
+
+    name: str
+    """The suite; documents are dropped as `contaminated_<name>`."""
     files: Files
-    """JSON Lines: `{"messages": […]}` or `{"prompt", "chosen", "rejected"}`, file name = language."""
+    """JSON Lines of items."""
+    fields: tuple[str, ...]
+    """Key paths of their texts: `question`, `prompts.*.text` (`*`: every element or value)."""
+    id: str = ""
+    """Key path of an item's id; empty: file and line."""
+    language: str = "und"
+    """ISO 639-3, or the key path that says it (with a dot)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NgramsRecipe(Recipe):
+    """The n-gram index of evaluation suites, for `evaluation_ngrams` of corpora and conversations."""
+
+    kind: Literal["ngrams"]
+    suite: tuple[SuiteItems, ...]
+    min_share: float = 0.3
+    """Share of a text's n-grams that contaminates a document."""
+    max_texts: int = 10
+    """n-grams in more texts than this are template and left out."""
+
+    def __post_init__(self) -> None:
+        super(NgramsRecipe, self).__post_init__()
+        if not self.suite or not 0 < self.min_share <= 1 or self.max_texts < 1:
+            raise ValueError("ngrams needs a suite, min_share above 0 and at most 1, max_texts at least 1")

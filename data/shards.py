@@ -1,11 +1,12 @@
-"""Documents as rows of Parquet files: between the stages, and in the shards of a corpus.
+"""Documents as rows of Parquet files: between the rounds, in the shards of a corpus, and in the side table beside each shard.
 
-Shards are sorted by document id and written with fixed settings, so that the same documents give the same bytes.
+Shards are sorted by document id and written with fixed settings, so that the same documents give the same bytes, whatever the
+number of tasks, workers and machines that made them. An id is a digest, so its order is a shuffle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,88 +15,142 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
 
 from ..catalog.fingerprint import file_digest
 from ..catalog.records import Shard
 
 ROW_GROUP = 1_000
 """Documents a row group: what a reader holds in memory at once."""
+SPOOL_BYTES = 64 << 20
+"""Text that a task holds in memory before it writes a file."""
 
-COLUMNS = {
-    "id": pa.string(), "text": pa.string(), "url": pa.string(), "domain": pa.string(), "crawl": pa.string(),
+SHARED = {
+    "id": pa.string(), "url": pa.string(), "domain": pa.string(), "crawl": pa.string(), "date": pa.string(),
     "language": pa.string(), "language_score": pa.float32(), "source": pa.string(), "split": pa.string(),
-    "characters": pa.int64(), "bytes": pa.int64(), "charset": pa.string(), "masked_emails": pa.int32(),
-    "masked_ips": pa.int32(), "masked_phones": pa.int32(), "file": pa.string(), "offset": pa.int64(),
+    "licence": pa.string(), "characters": pa.int64(), "bytes": pa.int64(), "charset": pa.string(), "cluster_size": pa.int64(),
+    "masked_emails": pa.int32(), "masked_ips": pa.int32(), "masked_phones": pa.int32(), "masked_ids": pa.int32(),
+    "masked_cards": pa.int32(), "file": pa.string(), "offset": pa.int64(), "length": pa.int64(), "digest": pa.string(),
 }  # fmt: skip
-"""Columns of a shard; `file` (name) and `offset` (bytes, of a WARC record; line or 0 else) say where a document was read."""
-SCHEMA = pa.schema(list(COLUMNS.items()))
+"""Columns of both. `file`, `offset` and `length` say where a document was read (the gzip member of a WARC file; line or row,
+and 0, else), `digest` is the SHA-1 of the record's payload in base 32, `cluster_size` how many documents it stands for."""
+EVIDENCE = {
+    "claimed": pa.string(), "claimed_share": pa.float32(), "fasttext": pa.string(), "fasttext_score": pa.float32(),
+    "cld2": pa.string(), "script": pa.string(), "cluster": pa.string(), "rules": pa.map_(pa.string(), pa.float32()),
+}  # fmt: skip
+"""Further columns of the side table: what each opinion on the language was, and what each rule measured."""
+MADE_LATER = ("split", "cluster", "cluster_size")
 
-DOCUMENTS = pa.schema(
-    [
-        *((name, COLUMNS[name]) for name in ("id", "language", "source", "split")),
-        ("shard", pa.string()),
-        *((name, COLUMNS[name]) for name in ("url", "domain", "crawl", "characters", "bytes")),
-    ]
-)
+SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), *list(SHARED.items())[1:]])
+"""A shard."""
+SPOOL = pa.schema([field for field in SCHEMA if field.name not in MADE_LATER] + [
+    (name, kind) for name, kind in EVIDENCE.items() if name not in MADE_LATER
+])  # fmt: skip
+"""A file between the rounds."""
+DOCUMENTS = pa.schema([("shard", pa.string()), *SHARED.items(), *EVIDENCE.items()])
 """The index table `documents`."""
 
 _EMPTY = {"string": "", "float": 0.0, "int32": 0, "int64": 0}
 
 
 def row(document: Document) -> dict[str, Any]:
-    """A document as a row of `SCHEMA`."""
-    known = {"id": document.id, "text": document.text, **document.metadata, "characters": len(document.text)}
-    return {name: known.get(name, _EMPTY[str(kind)]) for name, kind in COLUMNS.items()}
+    """A document as a row of `SPOOL`."""
+    metadata = document.metadata
+    known = {"id": document.id, "text": document.text, **metadata, "characters": len(document.text)}
+    known["domain"] = domain_of(metadata["url"])
+    if claim := metadata.get("claim"):
+        known["claimed"], known["claimed_share"] = claim.shares[0]
+    known["rules"] = list(metadata.get("rules", {}).items())
+    return {name: known.get(name, _EMPTY.get(str(kind))) for name, kind in zip(SPOOL.names, SPOOL.types, strict=True)}
 
 
-def document(values: dict[str, Any]) -> Document:
-    """The document of a row."""
-    metadata = {name: value for name, value in values.items() if name not in ("id", "text")}
-    return Document(text=values["text"], id=values["id"], metadata=metadata)
+class Spool(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
+    """Writes a task's documents to `folder/<language>/<number>.parquet`, each file sorted by id; passes nothing on."""
+
+    type, name = "writer", "spool"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Hold up to `SPOOL_BYTES` of text."""
+        held: dict[str, list[dict[str, Any]]] = {}
+        size = number = 0
+        for document in data:
+            held.setdefault(document.metadata["language"], []).append(row(document))
+            size += document.metadata["bytes"]
+            if size > SPOOL_BYTES:
+                self._write(held, number)
+                held, size, number = {}, 0, number + 1
+        self._write(held, number)
+        yield from ()
+
+    def _write(self, held: Mapping[str, list[dict[str, Any]]], number: int) -> None:
+        for language, rows in held.items():
+            rows.sort(key=lambda values: (values["id"], values["source"], values["file"], values["offset"]))
+            path = self.folder / language / f"{number:06}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            table = pa.Table.from_pylist(rows, schema=SPOOL)
+            pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
 
 
-def write_shard(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows, in their order, as a Parquet file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
-    pq.write_table(table, path, compression="zstd", row_group_size=ROW_GROUP)
+def write_shard(folder: Path, name: str, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write sorted rows as `folder/shards/<name>` and, without their texts, as `folder/documents/<name>`.
+
+    The rows have the columns of `SCHEMA` and `EVIDENCE`; they are regrouped, so that the bytes do not depend on the batches.
+    """
+    paths = [folder / kind / name for kind in ("shards", "documents")]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        pq.ParquetWriter(paths[0], SCHEMA, compression="zstd") as texts,
+        pq.ParquetWriter(paths[1], DOCUMENTS, compression="zstd") as sides,
+    ):
+        for group in _regrouped(batches):
+            texts.write_table(group.select(SCHEMA.names).cast(SCHEMA))
+            side = group.add_column(0, "shard", pa.array([f"shards/{name}"] * len(group)))
+            sides.write_table(side.select(DOCUMENTS.names).cast(DOCUMENTS))
 
 
-def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of all Parquet files of a folder, ordered by id, source and place; one language's documents fit in memory."""
-    tables = [pq.read_table(path, schema=SCHEMA) for path in sorted(folder.glob("*.parquet"))]
-    if tables:
-        order = [(name, "ascending") for name in ("id", "source", "file", "offset")]
-        for batch in pa.concat_tables(tables).sort_by(order).to_batches(ROW_GROUP):
-            yield from batch.to_pylist()
+def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of exactly `ROW_GROUP` rows, and one of what is left."""
+    held: list[pa.RecordBatch] = []
+    missing = ROW_GROUP
+    for batch in batches:
+        while batch.num_rows:
+            held.append(batch.slice(0, missing))
+            batch = batch.slice(len(held[-1]))
+            missing -= len(held[-1])
+            if not missing:
+                yield pa.Table.from_batches(held).combine_chunks()
+                held, missing = [], ROW_GROUP
+    if held:
+        yield pa.Table.from_batches(held).combine_chunks()
+
+
+def shard_name(language: str, source: str, split: str, part: int, parts: int) -> str:
+    """A shard's place: `language=tha/source=web/train-00000-of-00003.parquet`."""
+    return f"language={language}/source={source}/{split}-{part:05}-of-{parts:05}.parquet"
 
 
 def shard_records(folder: Path) -> tuple[Shard, ...]:
     """The record of every shard below `folder/shards`, ordered by path."""
-    return tuple(_shard_record(folder, path) for path in sorted(folder.glob("shards/*/*.parquet")))
+    return tuple(_shard_record(folder, path) for path in sorted(folder.glob("shards/*/*/*.parquet")))
 
 
 def _shard_record(folder: Path, path: Path) -> Shard:
-    sizes = pq.read_table(path, columns=["characters", "bytes"]).to_pydict()
-    language, _, split = path.stem.rpartition("-")
+    sizes = pq.ParquetFile(path).read(columns=["characters", "bytes"]).to_pydict()
     return Shard(
         path=path.relative_to(folder).as_posix(),
-        language=language,
-        source=path.parent.name,
-        split=split,
+        language=path.parent.parent.name.removeprefix("language="),
+        source=path.parent.name.removeprefix("source="),
+        split=path.stem.partition("-")[0],
         documents=len(sizes["bytes"]),
         characters=sum(sizes["characters"]),
         bytes=sum(sizes["bytes"]),
         sha256=file_digest(path),
     )
-
-
-def document_rows(folder: Path, shards: Iterable[Shard]) -> Iterator[dict[str, Any]]:
-    """The rows of the index table `documents`."""
-    names = [name for name in DOCUMENTS.names if name != "shard"]
-    for shard in shards:
-        for values in pq.read_table(folder / shard.path, columns=names).to_pylist():
-            yield values | {"shard": shard.path}
 
 
 def domain_of(url: str) -> str:
@@ -104,8 +159,8 @@ def domain_of(url: str) -> str:
         host = (urlsplit(url).hostname or "").lower().rstrip(".")
     except ValueError:
         return ""
-    found = _suffixes()(host)
-    return f"{found.domain}.{found.suffix}" if found.domain and found.suffix else host
+    found = _suffixes()(host) if host else None
+    return f"{found.domain}.{found.suffix}" if found and found.domain and found.suffix else host
 
 
 @cache

@@ -1,138 +1,193 @@
 """The stages of the corpus pipeline as datatrove steps: each counts in a ledger what enters, leaves and is removed, and why.
 
 A stage judges one document at a time; it may change it. The judgements themselves are plain functions in the modules beside
-this one.
+this one; what they measured goes into the document's metadata, and from there into the side table `documents`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import loguru
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.dedup.minhash import MinhashDedupFilter
-from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from ..catalog.errors import CorruptInput
+from ..catalog.languages import UNKNOWN
 from .charset import decode
-from .dedup import text_digest
-from .extract import TooComplex, article, tidy
-from .language import claimed, identify
-from .ledger import Tally
+from .decontaminate import NgramIndex
+from .extract import tidy
+from .language import Classifier, claimed, identify, sampled
+from .ledger import UNLISTED, Tally
+from .planned import Where
 from .privacy import KINDS, mask
-from .quality import CODE, Thresholds, fault, too_short_or_long
-from .shards import ROW_GROUP, SCHEMA, document, domain_of, read_rows, row, write_shard
+from .quality import judge, too_short_or_long
+from .sandbox import Sandbox
+from .scripts import is_burmese, is_traditional, simplified, unicode_burmese
 from .sources import Task, documents
+from .thresholds import CODE, Thresholds
+from .urls import UrlList
+from .visible import visible_text
+from .warc import payload
 
-# datatrove adds its log to standard error in every task; its log files are not kept either, and failures are raised.
-# Here and not in the caller, because worker processes import this module and nothing above it.
-loguru.logger.disable("datatrove")
-
-Verdict = bool | tuple[bool, str]
-
-
-def _counted(tally: Tally, outcome: str, document: Document, language: str = "", reason: str = "") -> None:
-    metadata = document.metadata
-    tally.add(outcome, metadata["source"], language or metadata["language"], metadata["bytes"], reason)
+Verdict = bool | tuple[bool, str] | tuple[bool, str, str]
+"""True to keep, (False, reason), or (False, reason, detail) to remove."""
 
 
-class Stage(BaseFilter):  # type: ignore[misc]  # datatrove is untyped
+class Stage(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
     """A step that keeps or removes documents and counts both under the language that they entered with."""
 
+    type = "filter"
     stage = ""
     """Its name in the ledger."""
 
-    def __init__(self, ledger: str) -> None:
+    def __init__(self, tally: Tally) -> None:
         super().__init__()
-        self.ledger = ledger
+        self.tally = tally
         self.name = self.stage
 
     @abstractmethod
-    def filter(self, doc: Document) -> Verdict:
-        """True to keep, (False, reason) to remove."""
+    def judge(self, doc: Document) -> Verdict:
+        """Whether to keep a document, and if not, why."""
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Judge every document."""
-        tally = Tally(self.stage)
         for doc in data:
-            language = doc.metadata["language"]
-            _counted(tally, "in", doc, language)
-            verdict = self.filter(doc)
+            metadata = doc.metadata
+            language, source = metadata["language"], metadata["source"]
+            self.tally.add(self.stage, "in", source, language, metadata["bytes"])
+            verdict = self.judge(doc)
             if verdict is True:
-                _counted(tally, "out", doc, language)
+                self.tally.add(self.stage, "out", source, language, metadata["bytes"])
                 yield doc
             else:
-                _counted(tally, "removed", doc, language, verdict[1] if isinstance(verdict, tuple) else self.stage)
-        tally.save(Path(self.ledger), rank)
+                reason, detail = (verdict[1], "".join(verdict[2:])) if isinstance(verdict, tuple) else (self.stage, "")
+                self.tally.add(self.stage, "removed", source, language, metadata["bytes"], reason)
+                if self.stage not in UNLISTED:
+                    self.tally.list(_removal(doc, self.stage, language, reason, detail))
+
+
+def _removal(doc: Document, stage: str, language: str, reason: str, detail: str) -> dict[str, Any]:
+    metadata = doc.metadata
+    known = {name: metadata[name] for name in ("source", "url", "crawl", "file", "offset", "bytes")}
+    record = metadata.get("record")
+    known |= {"length": metadata.get("length", 0), "digest": record.digest if record else metadata.get("digest", "")}
+    return {"stage": stage, "language": language, "reason": reason, "detail": detail, **known}
 
 
 class Read(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
-    """All records of the task with this rank, usable or not."""
+    """All records of a task, usable or not."""
 
     type, name = "reader", "records"
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tally: Tally, task: Task, where: Where, refuses_bad_files: bool) -> None:
         super().__init__()
-        self.tasks = list(tasks)
+        self.tally, self.task, self.where, self.refuses_bad_files = tally, task, where, refuses_bad_files
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Read the records."""
-        yield from documents(self.tasks[rank])
+        """Read the records; a bad file is raised or noted, as the recipe says, and costs what follows in this file only."""
+        for path in self.task.paths:
+            try:
+                yield from documents(replace(self.task, paths=(path,)), self.where, self.refuses_bad_files)
+            except CorruptInput as error:
+                if self.refuses_bad_files:
+                    raise
+                self.tally.fail(self.task.source.name, Path(path).name, str(error))
 
 
 class Usable(Stage):
-    """Drops records that hold no page: errors, redirections, images, what is cut, damaged or too large."""
+    """Drops records that hold no page: errors, redirections, images, what is damaged or too large."""
 
     stage = "read"
 
-    def filter(self, doc: Document) -> Verdict:
+    def judge(self, doc: Document) -> Verdict:
         """Keep a record without a fault."""
         reason = doc.metadata["fault"]
         return (False, reason) if reason else True
 
 
 class Gate(Stage):
-    """Drops pages whose annotation names no wanted language, before anything of them is parsed."""
+    """Drops pages whose annotation names no wanted language, before anything of them is decoded."""
 
     stage = "gate"
 
-    def __init__(self, ledger: str, languages: Sequence[str], uses_annotation: bool) -> None:
-        super().__init__(ledger)
+    def __init__(self, tally: Tally, languages: Collection[str], uses_annotation: bool) -> None:
+        super().__init__(tally)
         self.languages, self.uses_annotation = frozenset(languages), uses_annotation
 
-    def filter(self, doc: Document) -> Verdict:
-        """Label the document with the language that is expected."""
+    def judge(self, doc: Document) -> Verdict:
+        """Label the document with the language that is expected; `und` where only its text can tell."""
         if given := doc.metadata.get("given"):
             doc.metadata["language"] = given
             return True
+        if "record" not in doc.metadata:
+            return True
+        if not self.uses_annotation:
+            doc.metadata["claim"] = None
         language, reason = claimed(doc.metadata["claim"], self.languages)
-        if reason and self.uses_annotation:
+        if reason:
             return False, reason
         doc.metadata["language"] = language
         return True
 
 
+class Urls(Stage):
+    """Drops pages whose domain or address is on a list."""
+
+    stage = "urls"
+
+    def __init__(self, tally: Tally, lists: Collection[UrlList]) -> None:
+        super().__init__(tally)
+        self.lists = list(lists)
+
+    def judge(self, doc: Document) -> Verdict:
+        """Keep what no list names."""
+        url = doc.metadata["url"]
+        reason = next((reason for urls in self.lists if (reason := urls.reason(url))), "") if url else ""
+        return (False, reason, url) if reason else True
+
+
 class Decode(Stage):
-    """Turns a page's bytes into text."""
+    """Turns a page's stored bytes into HTML."""
 
     stage = "decode"
 
-    def filter(self, doc: Document) -> Verdict:
-        """Keep what can be decoded; documents of other forms are text already."""
-        payload = doc.metadata.pop("payload", None)
-        if payload is None:
+    def judge(self, doc: Document) -> Verdict:
+        """Keep what can be decoded; documents of other forms are text already. The document's id is known from here on."""
+        record = doc.metadata.pop("record", None)
+        if record is None:
             return True
-        decoded = decode(payload, doc.metadata.pop("content_type"), doc.metadata.pop("noted_charset"))
+        doc.id, doc.metadata["digest"] = record.id, record.digest
+        content, reason = payload(record)
+        if reason:
+            return False, reason
+        decoded = decode(content, record.content_type, record.charset)
         if decoded is None:
             return False, "undecodable"
-        doc.text, doc.metadata["charset"] = decoded.text, decoded.charset
+        doc.text, doc.metadata["charset"], doc.metadata["is_page"] = decoded.text, decoded.charset, True
+        return True
+
+
+class Sample(Stage):
+    """Drops pages without an annotation whose raw text is in no wanted language, before they are parsed."""
+
+    stage = "sample"
+
+    def __init__(self, tally: Tally, languages: Collection[str], classifier: Classifier, is_on: bool) -> None:
+        super().__init__(tally)
+        self.languages, self.classifier, self.is_on = frozenset(languages), classifier, is_on
+
+    def judge(self, doc: Document) -> Verdict:
+        """Label the document with the likely language."""
+        if not self.is_on or doc.metadata["language"] != UNKNOWN or "is_page" not in doc.metadata:
+            return True
+        language, reason = sampled(visible_text(doc.text), self.languages, self.classifier)
+        if reason:
+            return False, reason
+        doc.metadata["language"] = language
         return True
 
 
@@ -141,19 +196,19 @@ class Extract(Stage):
 
     stage = "extract"
 
-    def filter(self, doc: Document) -> Verdict:
-        """Keep pages that hold an article; an error costs this page only."""
-        given = doc.metadata.get("given")
-        try:
-            text = doc.text if given == CODE else tidy(doc.text) if given else article(doc.text)
-        except TooComplex:
-            return False, "too_complex"
-        except Exception:  # whatever a page makes the parsers raise; counted
-            return False, "extraction_error"
-        if not text:
-            return False, "no_article"
-        doc.text = text
-        doc.metadata["bytes"] = len(text.encode())
+    def __init__(self, tally: Tally, sandbox: Sandbox) -> None:
+        super().__init__(tally)
+        self.sandbox = sandbox
+
+    def judge(self, doc: Document) -> Verdict:
+        """Keep pages that hold an article; whatever a page does to the parsers costs this page only."""
+        if "is_page" in doc.metadata:
+            doc.text, reason = self.sandbox.article(doc.text)
+        else:
+            doc.text, reason = (doc.text if doc.metadata["language"] == CODE else tidy(doc.text)), ""
+        if reason or not doc.text:
+            return False, reason or "no_article"
+        doc.metadata["bytes"] = len(doc.text.encode())
         return True
 
 
@@ -162,20 +217,43 @@ class Identify(Stage):
 
     stage = "identify"
 
-    def __init__(self, ledger: str, languages: Sequence[str], thresholds: Mapping[str, Thresholds]) -> None:
-        super().__init__(ledger)
-        self.languages, self.thresholds = frozenset(languages), dict(thresholds)
+    def __init__(
+        self,
+        tally: Tally,
+        languages: Collection[str],
+        thresholds: Mapping[str, Thresholds],
+        classifier: Classifier,
+        zawgyi: str,
+        traditional_chinese: str,
+    ) -> None:
+        super().__init__(tally)
+        self.languages, self.thresholds, self.classifier = frozenset(languages), dict(thresholds), classifier
+        self.zawgyi, self.traditional_chinese = zawgyi, traditional_chinese
 
-    def filter(self, doc: Document) -> Verdict:
-        """Keep wanted languages; a language that was given is believed."""
-        if doc.metadata.get("given"):
-            return True
-        found = identify(doc.text, doc.metadata["claim"])
-        if found.language not in self.languages:
-            return False, f"detected_{found.language}"
-        if found.score < self.thresholds[found.language].language_score:
-            return False, "low_language_score"
-        doc.metadata |= {"language": found.language, "language_score": found.score}
+    def judge(self, doc: Document) -> Verdict:
+        """Keep wanted languages in the wanted scripts; a language that was given is believed."""
+        metadata = doc.metadata
+        if not metadata.get("given"):
+            doc.text, was_zawgyi = unicode_burmese(doc.text)
+            if was_zawgyi and self.zawgyi == "drop":
+                return False, "zawgyi"
+            found = identify(doc.text, metadata.get("claim"), self.classifier)
+            metadata |= {"fasttext": found.label, "fasttext_score": found.label_score, "cld2": found.cld2}
+            metadata["script"] = "zawgyi" if was_zawgyi else ""
+            if found.language == "mya" and not is_burmese(doc.text):
+                return False, "other_burmese_script"
+            if (said := metadata.get("said")) and said != found.language and {said, found.language} != {"ind", "zsm"}:
+                return False, f"said_{said}", found.language
+            if found.language not in self.languages:
+                return False, f"detected_{found.language}", f"{found.score:.3f}"
+            if found.score < self.thresholds[found.language].language_score:
+                return False, "low_language_score", f"{found.language} {found.score:.3f}"
+            metadata |= {"language": found.language, "language_score": found.score}
+        if metadata["language"] == "cmn" and self.traditional_chinese != "keep" and is_traditional(doc.text):
+            if self.traditional_chinese == "drop":
+                return False, "traditional_chinese"
+            doc.text, metadata["script"] = simplified(doc.text), "traditional"
+        metadata["bytes"] = len(doc.text.encode())
         return True
 
 
@@ -184,16 +262,35 @@ class Quality(Stage):
 
     stage = "quality"
 
-    def __init__(self, ledger: str, thresholds: Mapping[str, Thresholds]) -> None:
-        super().__init__(ledger)
+    def __init__(self, tally: Tally, thresholds: Mapping[str, Thresholds]) -> None:
+        super().__init__(tally)
         self.thresholds = dict(thresholds)
 
-    def filter(self, doc: Document) -> Verdict:
-        """Keep a text without a fault."""
+    def judge(self, doc: Document) -> Verdict:
+        """Keep a text without a fault; what every rule measured is noted."""
         language = doc.metadata["language"]
         limits = self.thresholds[language]
-        reason = too_short_or_long(doc.text, limits) if "given" in doc.metadata else fault(doc.text, language, limits)
-        return (False, reason) if reason else True
+        if doc.metadata.get("given"):
+            reason = too_short_or_long(doc.text, limits)
+            return (False, reason) if reason else True
+        judged = judge(doc.text, language, limits)
+        doc.metadata["rules"] = judged.measures
+        return (False, judged.reason, f"{judged.value:g}") if judged.reason else True
+
+
+class Contamination(Stage):
+    """Drops documents that hold items of the evaluation suites."""
+
+    stage = "contamination"
+
+    def __init__(self, tally: Tally, ngrams: NgramIndex | None) -> None:
+        super().__init__(tally)
+        self.ngrams = ngrams
+
+    def judge(self, doc: Document) -> Verdict:
+        """Keep what shares no item with a suite."""
+        found = self.ngrams.hits(doc.text) if self.ngrams else None
+        return (False, found.reason, found.detail) if found else True
 
 
 class Mask(Stage):
@@ -201,156 +298,16 @@ class Mask(Stage):
 
     stage = "mask"
 
-    def __init__(self, ledger: str, is_on: bool) -> None:
-        super().__init__(ledger)
+    def __init__(self, tally: Tally, is_on: bool) -> None:
+        super().__init__(tally)
         self.is_on = is_on
 
-    def filter(self, doc: Document) -> Verdict:
-        """Mask, and note how often; in source code, a run of digits is no telephone number."""
+    def judge(self, doc: Document) -> Verdict:
+        """Mask, and note how often; in source code, a run of digits is no telephone, identity or card number."""
         if self.is_on:
-            kinds = [kind for kind in KINDS if kind != "phone" or doc.metadata["language"] != CODE]
-            masked = mask(doc.text, kinds)
+            kinds = [kind for kind in KINDS if kind in ("email", "ip") or doc.metadata["language"] != CODE]
+            masked = mask(doc.text, kinds, doc.metadata["language"])
             doc.text = masked.text
             doc.metadata |= {f"masked_{kind}s": count for kind, count in masked.counts.items()}
             doc.metadata["bytes"] = len(doc.text.encode())
         return True
-
-
-class Spool(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
-    """Writes documents to `folder/<language>/<rank>.parquet` and passes them on."""
-
-    type, name = "writer", "spool"
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Write in batches of `ROW_GROUP` documents."""
-        writers: dict[str, pq.ParquetWriter] = {}
-        while batch := list(islice(data, ROW_GROUP)):
-            by_language: dict[str, list[dict[str, Any]]] = {}
-            for doc in batch:
-                doc.metadata["domain"] = doc.metadata.get("domain") or domain_of(doc.metadata["url"])
-                by_language.setdefault(doc.metadata["language"], []).append(row(doc))
-            for language, rows in by_language.items():
-                if language not in writers:
-                    path = Path(self.folder) / language / f"{rank:06}.parquet"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    writers[language] = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-                writers[language].write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-            yield from batch
-        for writer in writers.values():
-            writer.close()
-
-
-class ReadSpool(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
-    """The documents of one language a task, ordered by id."""
-
-    type, name = "reader", "spool"
-
-    def __init__(self, folder: str, languages: Sequence[str]) -> None:
-        super().__init__()
-        self.folder, self.languages = folder, list(languages)
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Read `folder/<language>` of this task's language."""
-        yield from map(document, read_rows(Path(self.folder) / self.languages[rank]))
-
-
-class ExactDuplicates(Stage):
-    """Drops documents whose normalised text has been seen; as they come ordered by id, the smallest id stays."""
-
-    stage = "exact"
-
-    def __init__(self, ledger: str, is_on: bool) -> None:
-        super().__init__(ledger)
-        self.is_on = is_on
-        self._seen: set[str] = set()
-
-    def filter(self, doc: Document) -> Verdict:
-        """Keep the first document with this text."""
-        if not self.is_on:
-            return True
-        digest = text_digest(doc.text)
-        if digest in self._seen:
-            return False, "exact_duplicate"
-        self._seen.add(digest)
-        return True
-
-
-class NearDuplicates(MinhashDedupFilter):  # type: ignore[misc]  # datatrove is untyped
-    """datatrove's last MinHash stage, counted: one document of each cluster stays."""
-
-    def __init__(self, input_folder: str, ledger: str) -> None:
-        super().__init__(input_folder=input_folder)
-        self.ledger = ledger
-
-    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Generator[Document, None, None]:
-        """Drop what the clustering marked."""
-        tally = Tally("near")
-        self.exclusion_writer = _Removals(tally)
-        for doc in super().run(_entering(data, tally), rank, world_size):
-            _counted(tally, "out", doc)
-            yield doc
-        tally.save(Path(self.ledger), rank)
-
-
-def _entering(data: Iterator[Document], tally: Tally) -> Iterator[Document]:
-    for doc in data:
-        _counted(tally, "in", doc)
-        yield doc
-
-
-class _Removals:
-    """What datatrove calls an exclusion writer: it is handed the documents that are dropped."""
-
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
-
-    def __enter__(self) -> _Removals:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def write(self, doc: Document, rank: int) -> None:
-        _counted(self.tally, "removed", doc, reason="near_duplicate")
-
-
-class WriteShards(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
-    """Writes the shards of one language a task: `shards/<source>/<language>-<split>.parquet`."""
-
-    type, name = "writer", "shards"
-
-    def __init__(self, folder: str, ledger: str, heldout_documents: int) -> None:
-        super().__init__()
-        self.folder, self.ledger, self.heldout_documents = folder, ledger, heldout_documents
-
-    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Write the documents in the order in which they come, and pass nothing on."""
-        tally = Tally("write")
-        shards: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        kept = []
-        for doc in data:
-            _counted(tally, "in", doc)
-            _counted(tally, "out", doc)
-            kept.append(row(doc))
-        heldout = heldout_ids(kept, self.heldout_documents)
-        for values in kept:
-            values["split"] = "heldout" if (values["source"], values["id"]) in heldout else "train"
-            shards.setdefault((values["source"], values["language"], values["split"]), []).append(values)
-        for (source, language, split), rows in shards.items():
-            write_shard(Path(self.folder) / "shards" / source / f"{language}-{split}.parquet", rows)
-        tally.save(Path(self.ledger), rank)
-        yield from ()
-
-
-def heldout_ids(rows: Sequence[Mapping[str, Any]], count: int) -> set[tuple[str, str]]:
-    """Source and id of the `count` documents of source `web` whose texts have the lowest sha256.
-
-    The choice is by content, so that a document stays held out when others are added; one language's rows are expected.
-    """
-    web = [values for values in rows if values["source"] == "web"]
-    chosen = sorted(web, key=lambda values: (hashlib.sha256(values["text"].encode()).digest(), values["id"]))[:count]
-    return {(values["source"], values["id"]) for values in chosen}

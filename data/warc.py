@@ -1,58 +1,41 @@
-"""Reading WARC files as Common Crawl writes them: one gzip member a record, `metadata` after its `response`.
+"""Reading WARC and WET files as crawls write them: responses with what the crawler noted of them, or texts.
 
-The members are split here, in bounded memory, and only their content is given to warcio. Readers of whole files end them, some
-silently, at the first damaged member, and inflate a decompression bomb whole. Here
-
-* a file cut short at its end is refused before anything is made (`check_warc`): it is an unfinished download;
-* a damaged member within the file costs that record only, is counted, and reading goes on at the next gzip header;
-* a record is read up to a limit; what lies beyond is inflated to find the member's end, and thrown away.
+A body is handed over as it is stored: nineteen pages of twenty are dropped for their language, on the annotation alone, and
+nothing of those is decoded, parsed or hashed. A record's own member is trusted before its Content-Length, so that a wrong one
+costs nothing; what cannot be read becomes a `Response` with a fault instead of an exception, so that it is counted. Refused: to
+raise at the first damage, which loses the rest of a file of 30,000 pages.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
-import zlib
+import re
+from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
-
-from warcio.bufferedreaders import BufferedReader
-from warcio.exceptions import ArchiveLoadFailed
-from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
-from warcio.statusandheaders import StatusAndHeadersParserException
 
 from ..catalog.errors import CorruptInput
 from ..catalog.languages import language_code
+from .http_body import decoded_body, encodings_of, is_known
+from .members import CUT, MAX_HEAD_BYTES, Member, Readable, members
 
 MAX_RECORD_BYTES = 5 << 20
-"""Bytes of a record, and of a decoded body, that are read; Common Crawl itself cuts pages at 1 MiB (5 MiB since 2025)."""
-MAX_HEAD_BYTES = 64 << 10
-"""Bytes of WARC and HTTP headers allowed on top of a record's limit."""
-GZIP = b"\x1f\x8b\x08"
-CHUNK = 1 << 14
-"""Bytes read at a time."""
-MAX_PIECE = 1 << 18
-"""Bytes inflated at a time: a bomb is never whole in memory."""
+"""Bytes of a body, stored or decoded, that are read; Common Crawl itself cuts pages at 1 MiB (5 MiB since 2025)."""
+MAX_NOTE_BYTES = 1 << 16
+"""Bytes of a metadata record, or of one annotation, that are read; Common Crawl's take a few hundred."""
+MAX_PENDING = 4
+"""Responses that wait for their metadata record; Common Crawl's comes next, other crawlers write the request between."""
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+KINDS = frozenset(("warcinfo", "response", "resource", "request", "metadata", "revisit", "conversion", "continuation"))
+"""Types of record in the standard."""
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One gzip member of a WARC file."""
-
-    offset: int
-    """Where it begins in the file."""
-    data: bytes
-    """Its content, up to the limit."""
-    size: int
-    """Bytes of its whole content."""
-    is_damaged: bool
-    """Whether it does not inflate to its end, or its checksum differs."""
-    is_cut: bool
-    """Whether the file ends within it."""
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+_FIELD = re.compile(rb"\n([^:\s]+)[ \t]*:[ \t]*([^\r\n]*)")
+_STATUS = re.compile(rb"HTTP/[0-9.]{1,4}[ \t]+([0-9]{3})(?![0-9])")
+_SHA1 = re.compile("(?:sha1:)?([A-Z2-7]{32})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,246 +56,338 @@ class Response:
     date: str
     """WARC-Date."""
     offset: int
-    """Where its gzip member begins in the file."""
-    payload: bytes = b""
-    """The body, decoded of transfer and content encodings."""
+    """Where its member begins in the file."""
+    length: int
+    """Bytes of the file that the member takes."""
+    record_id: str = ""
+    """WARC-Record-ID, without brackets."""
+    noted_digest: str = ""
+    """WARC-Payload-Digest when it is a SHA-1 in base 32, without `sha1:`."""
+    status: int = 0
+    """HTTP status; 0 when there is none."""
+    size: int = 0
+    """Bytes of the stored body."""
+    record: bytes = field(default=b"", repr=False)
+    """The whole record as stored, up to the limit."""
+    begin: int = 0
+    """Where the body begins in the record."""
+    end: int = 0
+    """Where it ends, or the limit ends it."""
+    encodings: tuple[str, ...] = ()
+    """What the body is encoded in, in the order in which that was done."""
     content_type: str = ""
     """HTTP header."""
+    media_type: str = ""
+    """What the crawler found the body to be, else what the server says."""
+    truncated: str = ""
+    """Why the crawler cut the body (`length`, `time`, `disconnect`); empty when it did not. The page can be used."""
     fault: str = ""
-    """Why it cannot be used (`status_404`, `redirect`, `not_html`, `truncated`, ...); empty when it can."""
+    """Why it cannot be used (`status_404`, `redirect`, `not_html`, `damaged_record`, ...); empty when it can."""
     claim: Claim | None = None
     """None: the crawl noted no language."""
     charset: str = ""
     """The crawler's `charset-detected`."""
 
     @property
+    def body(self) -> bytes:
+        """The body as stored, in its transfer and content encodings; copied when asked for, as most never are."""
+        return self.record[self.begin : self.end]
+
+    @property
     def id(self) -> str:
         """Digest of what was fetched, where and when: the same for the same capture, wherever its file lies."""
-        digest = hashlib.sha256(f"{self.url}\n{self.date}\n{'' if self.url else self.offset}\n".encode())
-        digest.update(self.payload)
-        return digest.hexdigest()[:32]
+        return _identity(self.url, self.date, self.offset, self.body)
+
+    @property
+    def digest(self) -> str:
+        """SHA-1 of the stored body in base 32, as in Common Crawl's index: as noted, else computed."""
+        return self.noted_digest or body_digest(self.body)
 
 
-def check_warc(path: Path) -> int:
-    """The number of `response` (and damaged) records of a WARC file, read once in bounded memory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """One `conversion` record of a WET file: the text of a page."""
 
-    Raises CorruptInput when it is no WARC file, ends within a gzip member, holds no record, or is compressed as one member.
+    url: str
+    date: str
+    """WARC-Date, of the page."""
+    offset: int
+    """Where its member begins in the file."""
+    length: int
+    """Bytes of the file that the member takes."""
+    record_id: str = ""
+    """WARC-Record-ID, without brackets."""
+    text: str = ""
+    """What is not UTF-8 in it is replaced."""
+    languages: tuple[str, ...] = ()
+    """WARC-Identified-Content-Language as ISO 639-3, most used first."""
+    fault: str = ""
+    """Why it cannot be used; empty when it can."""
+
+    @property
+    def id(self) -> str:
+        """Digest of address, date and text, wherever the file lies."""
+        return _identity(self.url, self.date, self.offset, self.text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """A member with its WARC headers read."""
+
+    member: Member
+    kind: str
+    """WARC-Type; empty when it cannot be told."""
+    fields: dict[bytes, bytes]
+    start: int = 0
+    """Where the block begins in the member's content."""
+    end: int = 0
+    """Where it ends in it."""
+    fault: str = ""
+
+    def text(self, name: bytes) -> str:
+        """A WARC header."""
+        return self.fields.get(name, b"").decode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A response whose metadata record may still come."""
+
+    response: Response
+    is_annotated: bool = False
+
+
+def body_digest(body: bytes) -> str:
+    """SHA-1 in base 32, the form of WARC-Payload-Digest and of Common Crawl's index."""
+    return base64.b32encode(hashlib.sha1(body, usedforsecurity=False).digest()).decode()
+
+
+def _identity(url: str, date: str, offset: int, content: bytes) -> str:
+    digest = hashlib.sha256(f"{url}\n{date}\n{'' if url else offset}\n".encode())
+    digest.update(content)
+    return digest.hexdigest()[:32]
+
+
+def payload(response: Response, limit: int = MAX_RECORD_BYTES) -> tuple[bytes, str]:
+    """The body freed of its transfer and content encodings, up to `limit` bytes, and why it cannot be used.
+
+    The fault is that of the response, or `undecodable_body`, `too_large`, `empty`; the bytes of a body that was cut are what
+    there is of it.
     """
-    with path.open("rb") as file:
+    if response.fault:
+        return b"", response.fault
+    return decoded_body(response.body, response.encodings, limit)
+
+
+def check_warc(source: Path) -> None:
+    """Look at the beginning of a WARC file: two records, a member each.
+
+    Raises CorruptInput when it is no WARC file, begins with something else, ends there, or is compressed as one member.
+    """
+    with source.open("rb") as file:
         magic = file.read(5)
-    if magic[:3] != GZIP:
-        hint = "is not compressed; one gzip member a record is needed" if magic == b"WARC/" else "is not a gzipped WARC file"
-        raise CorruptInput(path, "", hint)
-    responses = records = 0
-    for member in members(path, MAX_HEAD_BYTES):
+    if magic[:3] != b"\x1f\x8b\x08" and magic != b"WARC/":
+        raise CorruptInput(source, "", "is not a gzipped WARC file")
+    found = 0
+    for member in members(source, MAX_RECORD_BYTES + MAX_HEAD_BYTES):
         where = f"byte {member.offset}"
-        if member.is_cut:
-            raise CorruptInput(path, where, "the file ends within this gzip member: it is cut short; fetch it again")
-        if not member.data.startswith(b"WARC/") and not member.is_damaged and member.size:
-            raise CorruptInput(path, where, "this gzip member does not hold a WARC record")
-        if not member.is_damaged and _is_followed(member):
-            raise CorruptInput(path, where, "several records in one gzip member; one member a record is needed")
-        records += bool(member.size) and not member.is_damaged
-        responses += member.is_damaged or _kind(member.data) == "response"
-    if not records:
-        raise CorruptInput(path, "", "holds no WARC record")
-    return responses
+        if member.fault == CUT:
+            raise CorruptInput(source, where, "the file ends within this record: it is cut short; fetch it again")
+        record = _record(member)
+        if record.fault == "no_record" and member.size:
+            raise CorruptInput(source, where, "this gzip member does not hold a WARC record")
+        if record.fault == "joined_records":
+            raise CorruptInput(source, where, "several records in one gzip member; one member a record is needed")
+        found += not record.fault
+        if found == 2:
+            return
+    if not found:
+        raise CorruptInput(source, "", "holds no WARC record")
 
 
-def members(path: Path, limit: int = MAX_RECORD_BYTES + MAX_HEAD_BYTES) -> Iterator[Member]:
-    """The gzip members of a file, each inflated up to `limit` bytes; after a damaged one, the next that can be found."""
-    size = path.stat().st_size
-    with path.open("rb", buffering=1 << 20) as file:
-        offset = 0
-        while offset < size:
-            member, end = _member(file, offset, limit)
-            yield member
-            offset = _next_member(file, offset + 1) if member.is_damaged and not member.is_cut else end
+def responses(
+    source: Path | Readable, *, limit: int = MAX_RECORD_BYTES, skipped: Counter[str] | None = None
+) -> Iterator[Response]:
+    """Every `response` record in the file's order, with its annotation; `skipped` counts the other records by type.
 
-
-def _member(file: BinaryIO, offset: int, limit: int) -> tuple[Member, int]:
-    """The gzip member that begins at `offset`, and where it ends."""
-    file.seek(offset)
-    inflater = zlib.decompressobj(wbits=31)
-    data, size = bytearray(), 0
-    while not inflater.eof:
-        chunk = inflater.unconsumed_tail or file.read(CHUNK)
-        try:
-            piece = inflater.decompress(chunk, MAX_PIECE)
-        except zlib.error:
-            return Member(offset, bytes(data), size, True, False), offset
-        if not chunk and not piece and not inflater.eof:
-            return Member(offset, bytes(data), size, True, True), file.tell()
-        size += len(piece)
-        data += piece[: max(0, limit - len(data))]
-    return Member(offset, bytes(data), size, False, False), file.tell() - len(inflater.unused_data)
-
-
-def _next_member(file: BinaryIO, start: int) -> int:
-    """Seek to the next gzip header at or after `start` whose content begins like a WARC record, or to the file's end."""
-    file.seek(start)
-    tail, position = b"", start
-    while chunk := file.read(CHUNK):
-        window, base = tail + chunk, position - len(tail)
-        at = window.find(GZIP)
-        while at >= 0:
-            if _begins_record(file, base + at):
-                file.seek(base + at)
-                return base + at
-            at = window.find(GZIP, at + 1)
-        position += len(chunk)
-        file.seek(position)
-        tail = window[-2:]
-    return position
-
-
-def _begins_record(file: BinaryIO, offset: int) -> bool:
-    file.seek(offset)
-    try:
-        return bool(zlib.decompressobj(wbits=31).decompress(file.read(4096), 5) == b"WARC/")
-    except zlib.error:
-        return False
-
-
-def _head(data: bytes) -> tuple[bytes, int]:
-    """The WARC header block and where the record's block begins."""
-    end = data.find(b"\r\n\r\n")
-    return (data, len(data)) if end < 0 else (data[:end], end + 4)
-
-
-def _field(head: bytes, name: bytes) -> bytes:
-    for line in head.split(b"\r\n")[1:]:
-        key, _, value = line.partition(b":")
-        if key.strip().lower() == name:
-            return value.strip()
-    return b""
-
-
-def _kind(data: bytes) -> str:
-    return _field(_head(data)[0], b"warc-type").decode("latin-1").lower()
-
-
-def _is_followed(member: Member) -> bool:
-    """Whether a second record lies behind the first in one member."""
-    head, start = _head(member.data)
-    length = _field(head, b"content-length")
-    if not length.isdigit():
-        return False
-    rest = member.data[start + int(length) :].lstrip(b"\r\n")
-    return rest.startswith(b"WARC/")
-
-
-def responses(path: Path, limit: int = MAX_RECORD_BYTES) -> Iterator[Response]:
-    """Every `response` record with its annotation; a damaged member counts as one (`damaged_record`), as its type is unknown.
-
-    A `metadata` record is taken for the response before it when it names that record, or names none.
+    Damaged members are given as responses too, as what they held is not known. A `metadata` record belongs to the waiting
+    response that it names or, when it names none, to the last one if that has the same address.
+    Errors of the stream pass through.
     """
-    pending: tuple[str, Response] | None = None
-    for member in members(path, limit + MAX_HEAD_BYTES):
-        if not member.size and not member.is_damaged:
+    skipped = Counter() if skipped is None else skipped
+    pending: deque[_Waiting] = deque()
+    for record in _records(source, limit, "response", skipped):
+        if record.kind == "metadata" and not record.fault:
+            if not _annotate(pending, record):
+                skipped["unmatched_metadata"] += 1
+        else:
+            pending.append(_Waiting(_response(record, limit)))
+        while pending and (pending[0].is_annotated or len(pending) > MAX_PENDING):
+            yield pending.popleft().response
+    yield from (waiting.response for waiting in pending)
+
+
+def conversions(
+    source: Path | Readable, *, limit: int = MAX_RECORD_BYTES, skipped: Counter[str] | None = None
+) -> Iterator[Conversion]:
+    """Every `conversion` record of a WET file, in its order; `skipped` counts the other records by type."""
+    skipped = Counter() if skipped is None else skipped
+    for record in _records(source, limit, "conversion", skipped):
+        if record.kind == "metadata" and not record.fault:
+            skipped["metadata"] += 1
             continue
-        head, _ = _head(member.data)
-        kind = "response" if member.is_damaged else _kind(member.data)
-        if kind == "metadata" and pending:
-            yield _annotated(*pending, member.data)
-            pending = None
-        elif pending:
-            yield pending[1]
-            pending = None
-        if kind == "response":
-            pending = _field(head, b"warc-record-id").decode("latin-1"), _response(member, limit)
-    if pending:
-        yield pending[1]
-
-
-def _annotated(record_id: str, response: Response, metadata: bytes) -> Response:
-    head, start = _head(metadata)
-    about = _field(head, b"warc-concurrent-to") or _field(head, b"warc-refers-to")
-    if about and about.decode("latin-1") != record_id:
-        return response
-    noted = {}
-    for line in metadata[start:].decode("utf-8", "replace").splitlines():
-        key, _, value = line.partition(":")
-        noted[key.strip().lower()] = value.strip()
-    return Response(
-        url=response.url, date=response.date, offset=response.offset, payload=response.payload,
-        content_type=response.content_type, fault=response.fault, claim=read_claim(noted.get("languages-cld2", "")),
-        charset=noted.get("charset-detected", ""),
-    )  # fmt: skip
+        text = record.member.data[record.start : record.end].decode("utf-8", "replace")
+        languages = (language_code(name) for name in record.text(b"warc-identified-content-language").split(","))
+        url = _address(record)
+        is_longer = len(text) > limit or record.member.size > len(record.member.data)
+        yield Conversion(
+            url=url,
+            date=record.text(b"warc-date"),
+            offset=record.member.offset,
+            length=record.member.length,
+            record_id=record.text(b"warc-record-id").strip("<>"),
+            text=text,
+            languages=tuple(language for language in languages if language),
+            fault=record.fault or (("too_large" if is_longer else "" if text.strip() else "empty") if url else "no_url"),
+        )
 
 
 def read_claim(text: str) -> Claim | None:
     """Read `languages-cld2`; None when there is none, or it cannot be read."""
+    if not text or len(text) > MAX_NOTE_BYTES:
+        return None
     try:
         table = json.loads(text)
-        shares = [(language_code(str(row["code-iso-639-3"])), float(row["text-covered"])) for row in table["languages"]]
-        reliable = table["reliable"] is True
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        shares = [(row["code-iso-639-3"], row["text-covered"]) for row in table["languages"]]
+        is_reliable = table["reliable"] is True
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not shares or not all(isinstance(code, str) and type(share) in (int, float) for code, share in shares):
         return None
     if not all(0 <= share <= 1 for _, share in shares):
         return None
-    return Claim(tuple(sorted(shares, key=lambda share: -share[1])), reliable) if shares else None
+    shares.sort(key=lambda row: -row[1])
+    return Claim(tuple((language_code(code), float(share)) for code, share in shares), is_reliable)
 
 
-def _response(member: Member, limit: int) -> Response:
-    head, start = _head(member.data)
-    url = _field(head, b"warc-target-uri").strip(b"<>").decode("utf-8", "replace")
-    date = _field(head, b"warc-date").decode("latin-1")
-    if member.is_damaged:
-        return Response(url=url, date=date, offset=member.offset, fault="damaged_record")
-    if not url:
-        return Response(url="", date=date, offset=member.offset, payload=member.data[start:], fault="no_url")
-    try:
-        record = ArcWarcRecordLoader().parse_record_stream(BytesIO(member.data), known_format="warc", no_record_parse=False)
-        payload, is_longer = _body(record, limit)
-    except (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, EOFError, zlib.error, OSError):
-        return Response(url=url, date=date, offset=member.offset, payload=member.data[start:], fault="unreadable_record")
-    content_type = _content_type(record)
-    return Response(
-        url=url,
-        date=date,
-        offset=member.offset,
-        payload=payload,
+def _records(source: Path | Readable, limit: int, kind: str, skipped: Counter[str]) -> Iterator[_Record]:
+    """The records of a type, the metadata records, and all that cannot be read; the others are counted."""
+    for member in members(source, limit + 2 * MAX_HEAD_BYTES):
+        record = _record(member)
+        if record.fault == "no_record" or (not record.fault and record.kind not in (kind, "metadata")):
+            skipped[record.fault or (record.kind if record.kind in KINDS else "unknown")] += 1
+        else:
+            yield record
+
+
+def _record(member: Member) -> _Record:
+    """Read the WARC headers; the fault is the member's, or `no_record`, `unreadable_record`, `joined_records`."""
+    data = member.data
+    blank, start = _blank_line(data, 0, len(data))
+    if blank < 0 or not data.startswith(b"WARC/"):
+        is_record = data.startswith(b"WARC/")
+        return _Record(member, "", {}, fault=member.fault or ("unreadable_record" if is_record else "no_record"))
+    fields = _fields(data[:blank])
+    kind = fields.get(b"warc-type", b"").decode("latin-1").lower()
+    declared = fields.get(b"content-length", b"")
+    end = start + int(declared) if declared.isdigit() and len(declared) < 19 else -1
+    behind = data[end : end + 16] if start <= end <= member.size else b"-"
+    fault = member.fault or ("joined_records" if behind.lstrip(b"\r\n").startswith(b"WARC/") else "")
+    if behind not in (b"\r\n\r\n", b"\n\n", b""):  # then the member's end, not Content-Length, says where the block ends
+        end = len(data) - 4 if data.endswith(b"\r\n\r\n") else len(data)
+    return _Record(member, kind, fields, start, max(start, min(end, len(data))), fault)
+
+
+def _blank_line(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """Where a head that begins at `start` ends and what follows begins; -1 and `end` when no blank line is near enough."""
+    stop = min(end, start + MAX_HEAD_BYTES)
+    crlf = data.find(b"\r\n\r\n", start, stop)
+    bare = data.find(b"\n\n", start, stop if crlf < 0 else crlf)
+    if bare >= 0:
+        return bare, bare + 2
+    return (crlf, crlf + 4) if crlf >= 0 else (-1, end)
+
+
+def _fields(head: bytes) -> dict[bytes, bytes]:
+    """The headers of a block by lower-case name; the first of several alike, folded lines joined."""
+    if b"\n " in head or b"\n\t" in head:
+        head = _FOLD.sub(b" ", head)
+    return {name.lower(): value.rstrip() for name, value in reversed(_FIELD.findall(head))}
+
+
+def _response(record: _Record, limit: int) -> Response:
+    data, start, end = record.member.data, record.start, record.end
+    blank, begin = _blank_line(data, start, end)
+    status = _STATUS.match(data, start, begin)
+    head = _fields(data[start : blank if blank >= 0 else min(end, start + MAX_HEAD_BYTES)])
+    content_type = head.get(b"content-type", b"").decode("latin-1")
+    digest = _SHA1.fullmatch(record.text(b"warc-payload-digest"))
+    is_unreadable = blank < 0 and end - start > MAX_HEAD_BYTES
+    response = Response(
+        url=_address(record),
+        date=record.text(b"warc-date"),
+        offset=record.member.offset,
+        length=record.member.length,
+        record_id=record.text(b"warc-record-id").strip("<>"),
+        noted_digest=digest[1].upper() if digest else "",
+        status=int(status[1]) if status else 0,
+        record=data,
+        begin=begin,
+        end=begin if record.fault else min(end, begin + limit),
+        size=max(0, end - begin if len(data) == record.member.size else record.member.size - 4 - begin),
+        encodings=encodings_of(head.get(b"content-encoding", b""), head.get(b"transfer-encoding", b"")),
         content_type=content_type,
-        fault=_fault(record, head, member, is_longer, limit) or _type_fault(head, content_type, payload),
+        media_type=(record.text(b"warc-identified-payload-type") or content_type).partition(";")[0].strip().lower(),
+        truncated=record.text(b"warc-truncated").lower(),
+        fault=record.fault or ("unreadable_record" if is_unreadable else ""),
     )
+    fault = "" if response.fault else _fault(response, limit)
+    return replace(response, fault=fault) if fault else response
 
 
-def _body(record: ArcWarcRecord, limit: int) -> tuple[bytes, bool]:
-    """Up to `limit` bytes of the decoded body, and whether there are more."""
-    stream, data = record.content_stream(), bytearray()
-    while len(data) <= limit and (piece := stream.read(min(MAX_PIECE, limit + 1 - len(data)))):
-        data += piece
-    return bytes(data[:limit]), len(data) > limit
-
-
-def _content_type(record: ArcWarcRecord) -> str:
-    return str(record.http_headers.get_header("content-type") or "") if record.http_headers else ""
-
-
-def _fault(record: ArcWarcRecord, head: bytes, member: Member, is_longer: bool, limit: int) -> str:
-    """What makes a record unusable, whatever its type; empty when nothing does."""
-    status = record.http_headers.get_statuscode() if record.http_headers else ""
-    if not status.isdigit():
+def _fault(response: Response, limit: int) -> str:
+    """What makes a response unusable; empty when nothing does."""
+    if not response.url:
+        return "no_url"
+    if not response.status:
         return "no_http_status"
-    if 300 <= int(status) < 400:
+    if 300 <= response.status < 400:
         return "redirect"
-    if int(status) != 200:
-        return f"status_{status}"
-    if is_longer or member.size > limit + MAX_HEAD_BYTES:
+    if response.status != 200:
+        return f"status_{response.status:03}"
+    if response.size > limit:
         return "too_large"
-    encoding = str(record.http_headers.get_header("content-encoding") or "identity").lower()
-    if encoding not in ("identity", *BufferedReader.get_supported_decompressors()):
+    if not is_known(response.encodings):
         return "unknown_encoding"
-    length, start = _field(head, b"content-length"), _head(member.data)[1]
-    is_short = not length.isdigit() or int(length) > member.size - start
-    return "truncated" if _field(head, b"warc-truncated") or is_short else ""
+    if response.begin == response.end:
+        return "truncated" if response.truncated else "empty"
+    return _type_fault(response)
 
 
-def _type_fault(head: bytes, content_type: str, payload: bytes) -> str:
-    """Whether the payload is something else than HTML: the crawler's finding first, then the server's word, then the bytes."""
-    media = _field(head, b"warc-identified-payload-type").decode("latin-1") or content_type.partition(";")[0]
-    if media.strip().lower() in HTML_TYPES:
-        return "" if payload.strip() else "empty"
-    begin = payload[:1024].lstrip().lower()
-    return "" if not media and (begin.startswith(b"<!doctype html") or b"<html" in begin) else "not_html"
+def _type_fault(response: Response) -> str:
+    """Whether the body is something else than HTML: the crawler's finding first, then the server's word, then the bytes."""
+    if response.media_type:
+        return "" if response.media_type in HTML_TYPES else "not_html"
+    begin = decoded_body(response.body, response.encodings, 1024)[0].lstrip().lower()
+    return "" if begin.startswith(b"<!doctype html") or b"<html" in begin else "not_html"
+
+
+def _address(record: _Record) -> str:
+    return record.text(b"warc-target-uri").strip("<>")
+
+
+def _annotate(pending: deque[_Waiting], record: _Record) -> bool:
+    """Give what a metadata record notes to the response that it belongs to; whether there is one."""
+    about = (record.text(b"warc-concurrent-to") or record.text(b"warc-refers-to")).strip("<>")
+    for waiting in pending if about else list(pending)[-1:]:
+        response = waiting.response
+        is_meant = response.record_id == about if about else _address(record) in ("", response.url)
+        if is_meant and not waiting.is_annotated:
+            block = record.member.data[record.start : min(record.end, record.start + MAX_NOTE_BYTES)]
+            lines = (line.partition(":") for line in block.decode("utf-8", "replace").split("\n"))
+            noted = {name.strip().lower(): value.strip() for name, _, value in lines}
+            claim = read_claim(noted.get("languages-cld2", ""))
+            waiting.response = replace(response, claim=claim, charset=noted.get("charset-detected", ""))
+            waiting.is_annotated = True
+            return True
+    return False

@@ -72,7 +72,10 @@ def _mixture(job: Job[TrainRecipe]) -> Mixture:
     if not isinstance(body, Mixture):
         raise RecipeError(str(recipe.ref), "mixture", f"{recipe.mixture} is not a mixture")
     ours = _digest(job.inputs[recipe.model], "tokenizer.json")
-    if _digest(job.store.require(body.tokenizer), "tokenizer.json") != ours:
+    planned = body.tokenizer.removeprefix("file:")
+    if planned == body.tokenizer:
+        planned = _digest(job.store.require(body.tokenizer), "tokenizer.json")
+    if planned != ours:
         raise RecipeError(
             str(recipe.ref), "mixture", f"was planned with {body.tokenizer}, which is not the tokenizer of {recipe.model}"
         )

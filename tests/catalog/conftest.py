@@ -29,7 +29,8 @@ from sea_lion.catalog.records import (
     Verdict,
 )
 from sea_lion.catalog.store import Job, Made, Options, Store
-from sea_lion.data.recipe import ConversationsRecipe, CorpusRecipe, MixtureRecipe, TokensRecipe
+from sea_lion.data.chat_recipe import ConversationsRecipe
+from sea_lion.data.recipe import CorpusRecipe, MixtureRecipe, TokensRecipe
 from sea_lion.eval.recipe import EvaluationRecipe, GateRecipe, PromotionRecipe
 from sea_lion.merging.recipe import MergeRecipe
 from sea_lion.training.recipe import InitRecipe, TokenizerRecipe, TrainRecipe

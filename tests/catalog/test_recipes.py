@@ -9,7 +9,7 @@ from sea_lion import chain
 from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.fingerprint import canonical_json, difference, fingerprint
 from sea_lion.catalog.recipes import external_files, read_recipe, references
-from sea_lion.data.recipe import ConversationsRecipe
+from sea_lion.data.chat_recipe import ConversationsRecipe
 from sea_lion.merging.recipe import MergeRecipe, Parent
 from sea_lion.training.recipe import TrainRecipe
 

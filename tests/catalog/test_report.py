@@ -16,7 +16,7 @@ from sea_lion.catalog.markup import VOID, Html, inside, tag
 from sea_lion.catalog.records import Checkpoint, Conversations
 from sea_lion.catalog.report import artifact_summary, duration, page, write_report
 from sea_lion.catalog.store import Store
-from sea_lion.data.recipe import ConversationsRecipe
+from sea_lion.data.chat_recipe import ConversationsRecipe
 from sea_lion.training.recipe import InitRecipe
 
 

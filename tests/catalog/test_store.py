@@ -24,7 +24,8 @@ from sea_lion.catalog.records import (
     Shard,
 )
 from sea_lion.catalog.store import RECORD, Job, Made, Options, Store, read_artifact, verify_files, write_rows
-from sea_lion.data.recipe import ConversationsRecipe, CorpusRecipe, Source
+from sea_lion.data.chat_recipe import ConversationsRecipe
+from sea_lion.data.recipe import CorpusRecipe, Source
 from sea_lion.eval.recipe import GateRecipe, PromotionRecipe
 from sea_lion.training.recipe import TrainRecipe
 

@@ -80,7 +80,7 @@ def test_a_second_run_makes_nothing(finished: tuple[Path, chain.RunOutcome]) -> 
 def test_documents_and_mixture_add_up(finished: tuple[Path, chain.RunOutcome]) -> None:
     store = Store(finished[0])
     rows = index.query(store, "SELECT count(*), bool_and(balances), count(DISTINCT stage) FROM balance")[1]
-    assert rows[0][0] > 50 and rows[0][1:] == (True, 10)
+    assert rows[0][0] > 50 and rows[0][1:] == (True, 13)
     ends = index.query(
         store,
         """SELECT (SELECT sum(documents) FROM flow WHERE step = 0 AND outcome = 'in')
@@ -165,13 +165,13 @@ def flipped(path: Path) -> None:
 
 def test_a_corrupted_shard_is_one_line_and_nothing_is_written(copied: tuple[Path, Path]) -> None:
     recipes, catalog = copied
-    flipped(catalog / "corpus" / "micro" / "1" / "shards" / "web" / "tha-train.parquet")
+    flipped(catalog / "corpus" / "micro" / "1" / "shards" / "language=tha" / "source=web" / "train-00000-of-00001.parquet")
     path = recipes / "tokens.toml"
     path.write_text(path.read_text().replace('version = "1"', 'version = "2"'))
     before = sorted(catalog.rglob("*"))
     run = run_cli("build", str(path), "--catalog", str(catalog))
     assert run.returncode == 2
-    assert "tha-train.parquet" in run.stderr and run.stderr.count("\n") == 1
+    assert "language=tha" in run.stderr and run.stderr.count("\n") == 1
     assert sorted(catalog.rglob("*")) == before
 
 

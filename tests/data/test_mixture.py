@@ -12,6 +12,7 @@ from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.recipes import Recipe
 from sea_lion.catalog.records import Mixture, TokenCounts
 from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
+from sea_lion.data.counted import COUNTS
 from sea_lion.data.mixture import (
     Available,
     largest_sequences,
@@ -23,7 +24,7 @@ from sea_lion.data.mixture import (
     waterfilled,
 )
 from sea_lion.data.recipe import MixtureRecipe, Part
-from sea_lion.data.tokens import COUNTS, COUNTS_SCHEMA
+from sea_lion.data.tokens import COUNTS_SCHEMA
 
 SEA = ("tha", "vie", "lao")
 

@@ -1,6 +1,9 @@
-"""Token counts: every document once, the tokenizer's own counts, a damaged shard refused."""
+"""Token counts: every document once, the tokenizer's own counts, nothing counted twice, a damaged shard refused."""
 
-from dataclasses import replace
+import json
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.fingerprint import file_digest
-from sea_lion.catalog.recipes import Recipe
+from sea_lion.catalog.recipes import Files, Recipe, Reference
 from sea_lion.catalog.records import Corpus, Shard, TokenCounts, TokenizerBody
 from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
+from sea_lion.data import tokens
+from sea_lion.data.counted import COUNTS, DOCUMENTS
 from sea_lion.data.recipe import TokensRecipe
-from sea_lion.data.tokens import COUNTS, DOCUMENTS, count_tokens
+from sea_lion.data.segment import words
+from sea_lion.data.tokens import count_tokens
 
 TEXTS = {
     ("tha", "train"): ["ตลาดเช้าเปิดทุกวัน", "เด็ก ๆ เดินไปโรงเรียน"],
@@ -60,6 +66,15 @@ def make_tokenizer(job: Job[Recipe]) -> Made:
     return Made(body=TokenizerBody(algorithm="byte-level-bpe", vocabulary=tokenizer.get_vocab_size()))
 
 
+def make_other_tokenizer(job: Job[Recipe]) -> Made:
+    made = make_tokenizer(job)
+    path = job.folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text("utf-8"))
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:5]
+    path.write_text(json.dumps(tokenizer), "utf-8")
+    return made
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A store with a corpus of three shards and a tokenizer whose file has dropout and truncation on."""
@@ -76,15 +91,17 @@ def test_counts_are_the_tokenizer_s(store: Store, tmp_path: Path) -> None:
     tokenizer.no_truncation()
     tokenizer.model.dropout = None
     documents = pq.read_table(folder / DOCUMENTS).to_pylist()
-    assert documents[0].keys() == {"corpus", "shard", "id", "language", "source", "split", "tokens"}
+    assert documents[0].keys() == {"corpus", "shard", "id", "language", "source", "split", "words", "tokens"}
     for row in documents:
         text = TEXTS[row["language"], row["split"]][int(row["id"].rpartition("-")[2])]
         assert row["tokens"] == len(tokenizer.encode(text, add_special_tokens=False).ids)
+        assert row["words"] == len(words(text, row["language"]))
     counts = {(row["language"], row["split"]): row for row in pq.read_table(folder / COUNTS).to_pylist()}
     assert counts.keys() == TEXTS.keys()
     for key, row in counts.items():
         own = [document["tokens"] for document in documents if (document["language"], document["split"]) == key]
         assert (row["documents"], row["tokens"]) == (len(own), sum(own))
+        assert row["words"] == sum(len(words(text, key[0])) for text in TEXTS[key])
         assert row["bytes"] == sum(len(text.encode()) for text in TEXTS[key])
         assert (row["corpus"], row["tokenizer"]) == ("corpus/small@1", "tokenizer/small@1")
     total = sum(row["tokens"] for row in documents)
@@ -96,6 +113,117 @@ def test_counting_twice_gives_the_same_bytes(store: Store, tmp_path: Path) -> No
     first = store.make(recipe(), tmp_path, count_tokens, Options())
     second = store.make(recipe(name="tokens/again"), tmp_path, count_tokens, Options())
     assert first.files == second.files
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Every part that is counted from now on, in this process: the shard, and whether its words are known."""
+    seen: list[tuple[str, bool]] = []
+    count = tokens.CountPart.__call__
+
+    def noted(self: Any, part: tokens.PartOfShard, folder: Path) -> None:
+        seen.append((part.path.name, part.has_words))
+        count(self, part, folder)
+
+    monkeypatch.setattr(tokens.CountPart, "__call__", noted)
+    return seen
+
+
+def fresh_files(store: Store, root: Path, wanted: TokensRecipe) -> Any:
+    """The files of a recipe's artifact when no earlier count is there."""
+    for name in ("corpus", "tokenizer"):
+        shutil.copytree(store.root / name, root / name)
+    return Store(root).make(wanted, root, count_tokens, Options()).files
+
+
+def test_counted_shards_are_not_counted_again(store: Store, tmp_path: Path, counted: list[tuple[str, bool]]) -> None:
+    store.make(recipe(), tmp_path, count_tokens, Options())
+    assert sorted(counted) == [("eng-train.parquet", False), ("tha-heldout.parquet", False), ("tha-train.parquet", False)]
+    TEXTS["lao", "train"] = ["ຕະຫຼາດເຊົ້າ"]
+    try:
+        store.make(Recipe(kind="corpus", name="corpus/small", version="2"), tmp_path, make_corpus, Options())
+    finally:
+        del TEXTS["lao", "train"]
+    counted.clear()
+    wanted = recipe(name="tokens/more", corpora=("corpus/small@2", "corpus/small@1"))
+    more = store.make(wanted, tmp_path, count_tokens, Options())
+    assert counted == [("lao-train.parquet", False)]
+    assert more.files == fresh_files(store, tmp_path / "fresh", wanted)
+
+
+def test_another_tokenizer_finds_the_words_counted(store: Store, tmp_path: Path, counted: list[tuple[str, bool]]) -> None:
+    store.make(recipe(), tmp_path, count_tokens, Options())
+    store.make(Recipe(kind="tokenizer", name="tokenizer/other", version="1"), tmp_path, make_other_tokenizer, Options())
+    counted.clear()
+    wanted = recipe(name="tokens/other", tokenizer="tokenizer/other@1")
+    other = store.make(wanted, tmp_path, count_tokens, Options())
+    assert len(counted) == 3 and all(has_words for _, has_words in counted)
+    assert other.files == fresh_files(store, tmp_path / "fresh", wanted)
+    assert other.body.tokens != store.require("tokens/small@1").body.tokens  # type: ignore[union-attr]
+
+
+def test_an_earlier_count_that_was_damaged_is_not_used(store: Store, tmp_path: Path, counted: list[tuple[str, bool]]) -> None:
+    first = store.make(recipe(), tmp_path, count_tokens, Options())
+    path = store.folder(first.ref) / DOCUMENTS
+    path.write_bytes(path.read_bytes()[:-1])
+    counted.clear()
+    again = store.make(recipe(name="tokens/again"), tmp_path, count_tokens, Options())
+    assert len(counted) == 3 and again.files == first.files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecipe(TokensRecipe):
+    """With a tokenizer of one's own."""
+
+    tokenizer: Reference = ""
+    tokenizer_file: Files = ()
+
+
+def test_a_tokenizer_file_of_one_s_own(store: Store, tmp_path: Path, counted: list[tuple[str, bool]]) -> None:
+    by_artifact = store.make(recipe(), tmp_path, count_tokens, Options())
+    shutil.copy(store.root / "tokenizer/small/1/tokenizer.json", tmp_path / "mine.json")
+    counted.clear()
+    wanted = FileRecipe(
+        kind="tokens", name="tokens/file", version="1", corpora=("corpus/small@1",), tokenizer_file=("mine.json",)
+    )
+    by_file = store.make(wanted, tmp_path, count_tokens, Options())
+    assert counted == []
+    digest = file_digest(tmp_path / "mine.json")
+    assert by_file.body == TokenCounts(tokenizer=f"file:{digest}", documents=6, tokens=by_artifact.body.tokens)  # type: ignore[union-attr]
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(CorruptInput, match=r"broken\.json: is not a tokenizer"):
+        store.make(replace(wanted, name="tokens/b", tokenizer_file=("broken.json",)), tmp_path, count_tokens, Options())
+    with pytest.raises(RecipeError, match="tokenizer_file: matches 2 files"):
+        store.make(replace(wanted, name="tokens/c", tokenizer_file=("*.json",)), tmp_path, count_tokens, Options())
+
+
+def test_parts_and_processes_change_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sea_lion.catalog.store.pq.write_table", partial(pq.write_table, row_group_size=1))
+    store.make(Recipe(kind="corpus", name="corpus/cut", version="1"), tmp_path, make_corpus, Options())
+    monkeypatch.undo()
+    monkeypatch.setattr(tokens, "PART", 1)
+    monkeypatch.setattr(tokens, "FEW_DOCUMENTS", 0)
+    whole = store.make(recipe(), tmp_path, count_tokens, Options())
+    cut = store.make(recipe(name="tokens/cut", corpora=("corpus/cut@1",)), tmp_path, count_tokens, Options(workers=2))
+    columns = ["id", "words", "tokens", "language", "split"]
+    one, two = (pq.read_table(store.folder(made.ref) / DOCUMENTS, columns=columns) for made in (whole, cut))
+    assert pq.read_metadata(store.root / "corpus/cut/1/eng-train.parquet").num_row_groups == 3
+    assert one.combine_chunks() == two.combine_chunks()
+
+
+def test_source_code_has_words_between_spaces() -> None:
+    assert tokens.num_words("def add(a, b):\n    return a + b", "code") == 7
+
+
+def test_a_shard_with_other_documents_than_recorded(store: Store, tmp_path: Path) -> None:
+    def too_many(job: Job[Recipe]) -> Made:
+        made = make_corpus(job)
+        assert isinstance(made.body, Corpus)
+        return Made(body=replace(made.body, shards=tuple(replace(shard, documents=9) for shard in made.body.shards)))
+
+    store.make(Recipe(kind="corpus", name="corpus/wrong", version="1"), tmp_path, too_many, Options())
+    with pytest.raises(CorruptInput, match=r"eng-train\.parquet: holds 3 documents, its corpus says 9"):
+        store.make(recipe(corpora=("corpus/wrong@1",)), tmp_path, count_tokens, Options())
 
 
 def test_a_corrupted_shard_is_one_clear_line(store: Store, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import pytest
 from sea_lion.catalog.fingerprint import file_digest, plain
 from sea_lion.catalog.records import Artifact, Conversations, Corpus, Mixture, MixturePart, Shard, TokenCounts
 from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
-from sea_lion.data.recipe import ConversationsRecipe, CorpusRecipe, MixtureRecipe, Part, TokensRecipe
+from sea_lion.data.chat_recipe import ConversationsRecipe
+from sea_lion.data.recipe import CorpusRecipe, MixtureRecipe, Part, TokensRecipe
 from sea_lion.training import processes
 from sea_lion.training.model import init_model
 from sea_lion.training.recipe import InitRecipe, TokenizerRecipe, TrainRecipe

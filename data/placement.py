@@ -1,0 +1,241 @@
+"""Where the documents that stay go: duplicates out, the held-out ones aside, the rest cut into shards of about one size.
+
+SQL in DuckDB over the spool files of all tasks, with a bound on its memory beyond which it uses the disk. What decides is the
+documents' content alone, never the order or the number of tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+
+from ..catalog.fingerprint import fingerprint
+from .dedup import PLACE, resolve
+from .ledger import LISTED, REMOVALS, STAGES, Tally
+from .recipe import CorpusRecipe
+from .shards import EVIDENCE, SHARED, shard_name, write_shard
+
+TEXT_PER_BYTE = 3
+"""Bytes of UTF-8 text that a byte of a zstd-compressed shard holds, about."""
+PLACES = "places.parquet"
+MEMORY = "600MB"
+"""Of DuckDB in a task."""
+ORDER = ", ".join(f'"{name}"' for name in PLACE)
+"""Of the documents in a shard."""
+JOINED = "spool.filename = {0}.spool AND spool.file_row_number = {0}.spool_row"
+"""A document is known by its place in the spool: two input files may hold the same capture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Languages whose documents are compared with each other."""
+
+    key: str
+    languages: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The languages."""
+        return " and ".join(self.languages)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One shard to write."""
+
+    key: str
+    group: str
+    language: str
+    source: str
+    split: str
+    part: int
+    parts: int
+    first: str
+    """Its smallest id."""
+    last: str
+    """Its largest id."""
+
+    @property
+    def label(self) -> str:
+        """The shard's name."""
+        return shard_name(self.language, self.source, self.split, self.part, self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The second round's work: the duplicates of a group, and the places of what is left."""
+
+    clean: Path
+    recipe: CorpusRecipe
+
+    def __call__(self, group: Group, folder: Path) -> None:
+        """Write `verdicts.parquet`, `places.parquet`, `ledger.json` and `removals.parquet`."""
+        spool = _spool(self.clean, group.languages)
+        signatures = [Path(str(path).replace("/spool/", "/signatures/")) for path in spool]
+        verdicts = folder / "verdicts.parquet"
+        resolve(signatures, verdicts, self.recipe.deduplication, memory_limit=MEMORY, temp=folder)
+        with _database(folder) as connection:
+            _views(connection, spool)
+            numbers = ", ".join(f"({i}, '{_quoted(path)}')" for i, path in enumerate(spool))
+            connection.execute(
+                f"""CREATE VIEW verdicts AS SELECT v.* EXCLUDE (id, source, file, "offset"), name AS spool
+                FROM read_parquet('{_quoted(verdicts)}') v
+                JOIN (VALUES {numbers}) AS files(number, name) ON number = spool_file"""
+            )
+            tally = Tally(folder)
+            _count(connection, tally)
+            tally.save()
+            _list_removed(connection, folder / LISTED)
+            target = self.recipe.shard_megabytes * 1_000_000 * TEXT_PER_BYTE
+            _place(connection, folder / PLACES, self.recipe.heldout_documents, target)
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB in one thread and `MEMORY`; what exceeds it lies below the folder for as long."""
+    with (
+        TemporaryDirectory(dir=folder) as temp,
+        duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": temp, "threads": 1}) as connection,
+    ):
+        yield connection
+
+
+def _spool(clean: Path, languages: Sequence[str]) -> list[Path]:
+    return [path for language in languages for path in sorted(clean.glob(f"*/spool/{language}/*.parquet"))]
+
+
+def _views(connection: duckdb.DuckDBPyConnection, spool: Sequence[Path]) -> None:
+    listed = ", ".join(f"'{_quoted(path)}'" for path in spool)
+    connection.execute(f"CREATE VIEW spool AS SELECT * FROM read_parquet([{listed}], filename = true, file_row_number = true)")
+
+
+def _count(connection: duckdb.DuckDBPyConnection, tally: Tally) -> None:
+    """The ledger of the stages `exact` and `near`."""
+    rows = connection.execute(
+        f"""SELECT language, source, verdict, count(*)::BIGINT, sum(bytes)::BIGINT
+        FROM spool JOIN verdicts ON {JOINED.format("verdicts")} GROUP BY ALL ORDER BY ALL"""
+    ).fetchall()
+    for language, source, verdict, documents, size in rows:
+        entered = {"exact": True, "near": verdict != "exact_duplicate"}
+        for stage in ("exact", "near"):
+            if entered[stage]:
+                outcome = "removed" if verdict == f"{stage}_duplicate" else "out"
+                reason = verdict if outcome == "removed" else ""
+                tally.add(stage, "in", source, language, size, documents=documents)
+                tally.add(stage, outcome, source, language, size, reason, documents=documents)
+
+
+def _list_removed(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    connection.execute(
+        f"""COPY (SELECT replace(verdict, '_duplicate', '') AS stage, language, verdict AS reason, source, url, crawl, file,
+            "offset", length, digest, bytes, cluster AS detail
+        FROM spool JOIN verdicts ON {JOINED.format("verdicts")} WHERE verdict <> 'keep')
+        TO '{_quoted(path)}' (FORMAT parquet)"""
+    )
+
+
+def _place(connection: duckdb.DuckDBPyConnection, path: Path, heldout: int, target_bytes: int) -> None:
+    """Split and part of every document that stays.
+
+    Held out are, of every language's documents of source `web`, those whose texts have the lowest digests: the choice is by
+    content, so that a document stays held out when others are added.
+    """
+    connection.execute(
+        f"""COPY (
+            WITH kept AS (
+                SELECT {ORDER}, verdicts.spool, spool_row, language, bytes, cluster, cluster_size,
+                    source = 'web' AND row_number() OVER (
+                        PARTITION BY language, source ORDER BY text_digest, {ORDER}
+                    ) <= {heldout} AS is_heldout
+                FROM spool JOIN verdicts ON {JOINED.format("verdicts")} WHERE verdict = 'keep'
+            ), divided AS (SELECT *, if(is_heldout, 'heldout', 'train') AS split FROM kept)
+            SELECT id, source, spool, spool_row, language, split, cluster, cluster_size,
+                ((sum(bytes) OVER (PARTITION BY language, source, split ORDER BY {ORDER}) - bytes) // {target_bytes})::INTEGER
+                    AS part
+            FROM divided ORDER BY language, split, {ORDER}
+        ) TO '{_quoted(path)}' (FORMAT parquet)"""
+    )
+
+
+def parts(folder: Path, group: Group) -> list[Part]:
+    """The shards that a group's documents go to."""
+    rows = duckdb.connect().execute(
+        """SELECT language, source, split, part, min(id), max(id),
+            max(max(part)) OVER (PARTITION BY language, source, split) + 1
+        FROM read_parquet($1) GROUP BY language, source, split, part ORDER BY ALL""",
+        [str(folder / PLACES)],
+    ).fetchall()  # fmt: skip
+    return [
+        Part(
+            key=fingerprint([language, source, split, part])[:32], group=group.key, language=language, source=source,
+            split=split, part=part, parts=count, first=first, last=last,
+        )
+        for language, source, split, part, first, last, count in rows
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """The third round's work: one shard and its side table."""
+
+    clean: Path
+    places: Path
+
+    def __call__(self, part: Part, folder: Path) -> None:
+        """Write `shards/…`, `documents/…` and `ledger.json`."""
+        columns = [name for name in (*SHARED, *EVIDENCE) if name not in ("split", "cluster", "cluster_size")]
+        chosen = ", ".join(f'spool."{name}"' for name in columns)
+        with _database(folder) as connection:
+            _views(connection, _spool(self.clean, [part.language]))
+            places = _quoted(self.places / part.group / PLACES)
+            wanted: dict[str, str | int] = {"language": part.language, "source": part.source, "split": part.split}
+            wanted |= {"part": part.part, "first": part.first, "last": part.last}
+            found = connection.sql(
+                f"""SELECT {chosen}, spool.text, split, cluster, cluster_size
+                FROM spool JOIN read_parquet('{places}') AS places ON {JOINED.format("places")}
+                WHERE places.language = $language AND places.source = $source AND split = $split AND part = $part
+                    AND spool.id BETWEEN $first AND $last
+                ORDER BY {", ".join(f'spool."{name}"' for name in PLACE)}""",
+                params=wanted,
+            )
+            write_shard(folder, part.label, found.to_arrow_reader(1_000))
+        tally = Tally(folder)
+        _count_written(tally, part, folder)
+        tally.save()
+
+
+def _count_written(tally: Tally, part: Part, folder: Path) -> None:
+    sizes = duckdb.connect().execute(
+        "SELECT count(*), sum(bytes)::BIGINT FROM read_parquet($1)", [str(folder / "documents" / part.label)]
+    ).fetchone()  # fmt: skip
+    assert sizes is not None
+    for outcome in ("in", "out"):
+        tally.add("write", outcome, part.source, part.language, sizes[1], documents=sizes[0])
+
+
+def write_removals(files: Sequence[Path], target: Path) -> None:
+    """The lists of all tasks as one table, in the order of the stages, files and offsets."""
+    columns = ", ".join(f'"{name}"' for name in REMOVALS.names)
+    listed = ", ".join(f"'{_quoted(file)}'" for file in files)
+    rows = f"SELECT {columns} FROM read_parquet([{listed}])" if files else _nothing()
+    stages = ", ".join(f"'{stage}'" for stage in STAGES)
+    order = f'list_position([{stages}], stage), source, file, "offset", reason, url, detail'
+    with _database(target.parent) as connection:
+        connection.execute(
+            f"COPY (SELECT * FROM ({rows}) ORDER BY {order}) TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd)"
+        )
+
+
+def _nothing() -> str:
+    kinds: dict[str, Any] = {"string": "VARCHAR", "int64": "BIGINT"}
+    return "SELECT " + ", ".join(f'NULL::{kinds[str(field.type)]} AS "{field.name}"' for field in REMOVALS) + " WHERE false"
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

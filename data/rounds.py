@@ -1,0 +1,196 @@
+"""Rounds of tasks: the same work on many units of input, each done whole or not at all, by any of datatrove's executors.
+
+datatrove marks a task as completed by its number, so that a changed input list, or another number of tasks, silently runs
+nothing or the wrong thing; and one failing task ends its pool. Here a unit is known by its `key`, a digest of what goes into
+it. It works in a folder of its own, which one rename puts in place: a rerun skips what is there, and of two attempts at the
+same unit (a task given up as lost, two machines) the first one counts and the other is thrown away. An executor only has to
+call `Perform` with every number below the count of units that are left; what it misses (a killed worker) it is given again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import pickle
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+import loguru
+from datatrove.pipeline.base import PipelineStep
+from tqdm import tqdm
+
+from ..catalog.errors import SeaLionError, Unfinished
+
+log = logging.getLogger(__name__)
+
+# datatrove adds its log to standard error in every task; failures are recorded and raised here.
+# At import, because worker processes import this module and nothing above it.
+loguru.logger.disable("datatrove")
+
+LINE_SECONDS = 30
+"""Between two lines about a round under way, where no progress bar is shown."""
+PASSES = 3
+"""How often a unit is given to the executor: one that its workers die of is then recorded as failed."""
+FAILED = ".failed"
+
+
+class Unit(Protocol):
+    """What one task does."""
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that its output depends on; names its folder."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """For messages: a file's name, a language."""
+        ...
+
+
+Work = Callable[[Any, Path], None]
+"""Does one unit, writing into a folder that is empty; picklable."""
+
+
+Executor = Callable[["Perform", int], None]
+"""Runs `Perform` for every rank below a number; may miss some, may raise when one of its processes dies."""
+
+
+class Perform(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
+    """The one step of a round's pipelines: the unit with the task's rank."""
+
+    type, name = "task", "unit"
+
+    def __init__(self, work: Work, units: Sequence[Unit], folder: Path) -> None:
+        super().__init__()
+        self.work, self.units, self.folder = work, list(units), folder
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        """Do the unit; what it raises is recorded beside its folder, and no other is begun after that."""
+        unit = self.units[rank]
+        if not is_settled(self.folder, unit) and not _has_failure(self.folder):
+            try:
+                _do(self.work, unit, self.folder)
+            except Exception as error:
+                _record(self.folder, unit, _named(error, unit))
+        yield from ()
+
+
+def run_round(
+    name: str, work: Work, units: Sequence[Unit], folder: Path, executor: Executor, *, shows_progress: bool = False
+) -> None:
+    """Do all units that have no folder yet.
+
+    The first unit that fails ends the round, and its error is raised; what is done stays, and a failure is tried again next
+    time. Raises Unfinished when the disk is full or a unit's workers die again and again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for failure in folder.glob(f"*{FAILED}"):
+        failure.unlink()
+    broken = "no message"
+    with _watched(name, units, folder, shows_progress):
+        for _ in range(PASSES):
+            left = [unit for unit in units if not is_settled(folder, unit)]
+            if not left or _has_failure(folder):
+                break
+            try:
+                executor(Perform(work, left, folder), len(left))
+            except SeaLionError:
+                raise
+            except Exception as error:  # whatever an executor makes of a dead process
+                broken = f"{type(error).__name__}: {error}"
+                log.info("a worker was lost (%s); its tasks are tried again", broken)
+    for partial in folder.glob(".*.partial"):  # of workers that died, now or in an earlier run
+        shutil.rmtree(partial, ignore_errors=True)
+    for unit in units:
+        if _failed(folder, unit).is_file():
+            raise _recorded(folder, unit)
+    for unit in units:
+        if not is_settled(folder, unit):
+            raise Unfinished(f"{unit.label}: its worker died {PASSES} times ({broken}); the same command goes on from here")
+
+
+@contextmanager
+def _watched(name: str, units: Sequence[Unit], folder: Path, shows_progress: bool) -> Iterator[None]:
+    """Show how many units have a folder: a bar, or a line now and then."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        with tqdm(total=len(units), desc=name, unit="task", disable=not shows_progress) as bar:
+            while not ended.wait(0.5 if shows_progress else LINE_SECONDS):
+                bar.update(_done(units, folder) - bar.n)
+                if not shows_progress:
+                    log.info("corpus: %s, %d of %d tasks done", name, _done(units, folder), len(units))
+            bar.update(_done(units, folder) - bar.n)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _done(units: Sequence[Unit], folder: Path) -> int:
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return sum(unit.key in there for unit in units)
+
+
+def is_settled(folder: Path, unit: Unit) -> bool:
+    """Whether a unit is done or has failed."""
+    return (folder / unit.key).is_dir() or _failed(folder, unit).is_file()
+
+
+def _failed(folder: Path, unit: Unit) -> Path:
+    return folder / f"{unit.key}{FAILED}"
+
+
+def _has_failure(folder: Path) -> bool:
+    return next(folder.glob(f"*{FAILED}"), None) is not None
+
+
+def _do(work: Work, unit: Unit, folder: Path) -> None:
+    partial = folder / f".{unit.key}.{secrets.token_hex(4)}.partial"
+    partial.mkdir()
+    try:
+        work(unit, partial)
+        _put_in_place(partial, folder / unit.key)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    try:
+        partial.rename(final)
+    except OSError as error:  # another attempt at this unit was first
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _named(error: Exception, unit: Unit) -> SeaLionError:
+    """The error as a person should read it."""
+    if isinstance(error, SeaLionError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unfinished(f"{unit.label}: no space left on the device; free some, then run the same command again")
+    if isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException)):
+        return Unfinished(f"{unit.label}: {str(error).splitlines()[0]}; free some space, then run the same command again")
+    log.debug("%s failed", unit.label, exc_info=error)
+    return SeaLionError(f"{unit.label}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def _record(folder: Path, unit: Unit, error: SeaLionError) -> None:
+    _failed(folder, unit).write_bytes(pickle.dumps(error))
+
+
+def _recorded(folder: Path, unit: Unit) -> SeaLionError:
+    error = pickle.loads(_failed(folder, unit).read_bytes())
+    assert isinstance(error, SeaLionError)
+    return error

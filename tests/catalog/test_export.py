@@ -1,0 +1,142 @@
+"""A corpus as a folder to publish: what it holds is what the catalog says, and the usual readers read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from sea_lion import cli
+from sea_lion.catalog import index
+from sea_lion.catalog.errors import CorruptInput, SeaLionError
+from sea_lion.catalog.export import export
+from sea_lion.catalog.store import Options, Store
+from sea_lion.data.build import build_corpus
+from sea_lion.data.planning import write_corpus_plan
+from sea_lion.data.recipe import CorpusRecipe, Source
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A catalog with the corpus of one file of the sample crawl."""
+    store = Store(tmp_path_factory.mktemp("export") / "artifacts")
+    crawl = Source(name="web", form="warc", files=("package:data/sample/crawl/*-00000.warc.gz",), crawl="CC-MAIN-2024-18")
+    text = Source(name="text", form="jsonl", files=("package:data/sample/english.jsonl",), language="eng")
+    recipe = CorpusRecipe(
+        kind="corpus", name="corpus/one", version="1", languages=("tha", "zsm", "ind", "mya", "cmn"), source=(crawl, text),
+        heldout_documents=2, description="One file of the sample crawl.", licence="Apache-2.0",
+    )  # fmt: skip
+    store.make(recipe, Path("/"), build_corpus, Options())
+    return store
+
+
+@pytest.fixture(scope="module")
+def exported(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus as a folder."""
+    return export(store, "corpus/one@1", tmp_path_factory.mktemp("hub") / "one", "parquet", write_corpus_plan)
+
+
+def split_sizes(store: Store) -> dict[str, int]:
+    return dict(index.query(store, "SELECT split, sum(documents)::INT FROM shards GROUP BY split")[1])
+
+
+def test_load_dataset_reads_the_folder(store: Store, exported: Path) -> None:
+    from datasets import load_dataset
+
+    sizes = split_sizes(store)
+    whole = load_dataset(str(exported), cache_dir=str(exported.parent / "cache"))
+    assert {split: len(rows) for split, rows in whole.items()} == sizes
+    streamed = load_dataset(str(exported), streaming=True)
+    assert {split: sum(1 for _ in rows) for split, rows in streamed.items()} == sizes
+    thai = load_dataset(str(exported), "tha", streaming=True)
+    texts = {row["text"] for rows in thai.values() for row in rows}
+    known = index.query(store, "SELECT sum(documents)::INT FROM shards WHERE language = 'tha'")[1][0][0]
+    assert len(texts) == known and all(max(text) >= "ก" for text in texts)
+
+
+def test_duckdb_and_datatrove_read_the_folder(store: Store, exported: Path) -> None:
+    from datatrove.pipeline.readers import ParquetReader
+
+    sizes = split_sizes(store)
+    sql = f"SELECT language, count(*) FROM '{exported}/data/**/*.parquet' GROUP BY language"
+    rows = duckdb.connect().execute(sql).fetchall()
+    by_language = index.query(store, "SELECT language, sum(documents)::INT FROM shards GROUP BY language")[1]
+    assert sorted(rows) == sorted(by_language)
+    read = list(ParquetReader(str(exported / "data"), glob_pattern="**/train-*.parquet")())
+    assert len(read) == sizes["train"] and all(document.text and document.metadata["language"] for document in read)
+
+
+def test_the_cards_numbers_are_sql(store: Store, exported: Path) -> None:
+    """Every table of the card is the answer to the query that stands below it; the header's splits are there."""
+    card = (exported / "README.md").read_text("utf-8")
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["license"] == "apache-2.0" and {"th", "ms", "en"} <= set(header["language"])
+    sections = re.findall(r"^## [^\n]+\n\n(\|.*?)\n\n```sql\n(.*?)\n```", card, re.MULTILINE | re.DOTALL)
+    assert len(sections) == 3
+    for table, sql in sections:
+        shown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+        _, rows = index.query(store, sql)
+        assert len(shown) == len(rows)
+        for line, row in zip(shown, rows, strict=True):
+            assert [cell.replace(",", "") for cell in line] == ["" if value is None else str(value) for value in row]
+    documents = sum(int(line.split("|")[4].replace(",", "")) for line in sections[0][0].splitlines()[2:])
+    files = sum(pq.read_metadata(path).num_rows for path in exported.glob("data/*/*/*.parquet"))
+    assert documents == files == sum(split_sizes(store).values())
+
+
+def test_croissant_names_every_file_with_its_digest(exported: Path) -> None:
+    from sea_lion.catalog.fingerprint import file_digest
+
+    value = json.loads((exported / "croissant.json").read_text("utf-8"))
+    files = [part for part in value["distribution"] if part["@type"] == "cr:FileObject"]
+    assert {part["contentUrl"] for part in files} == {
+        path.relative_to(exported).as_posix() for path in exported.glob("data/*/*/*.parquet")
+    }
+    assert all(file_digest(exported / part["contentUrl"]) == part["sha256"] for part in files)
+    fields = [field["name"] for field in value["recordSet"][0]["field"]]
+    assert fields == pq.read_schema(next(exported.glob("data/*/*/*.parquet"))).names
+    assert value["conformsTo"].startswith("http://mlcommons.org/croissant/")
+
+
+def test_json_lines_hold_the_same_rows(store: Store, exported: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    folder = export(store, "corpus/one@1", tmp_path / "lines", "jsonl")
+    assert not (folder / "plan.parquet").exists()
+    lines = load_dataset(str(folder), "zsm", split="train", streaming=True)
+    table = [row for path in exported.glob("data/language=zsm/*/train-*") for row in pq.read_table(path).to_pylist()]
+    assert [(row["id"], row["text"], row["offset"]) for row in lines] == [(r["id"], r["text"], r["offset"]) for r in table]
+
+
+def test_what_exists_is_not_written_over(store: Store, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(SeaLionError, match="exists already"):
+        export(store, "corpus/one@1", exported, "parquet")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(SeaLionError, match="exists already"):
+        export(store, "corpus/one@1", tmp_path / "file", "parquet")
+
+
+def test_a_changed_shard_is_not_published(store: Store, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Store(tmp_path / "artifacts")
+    shutil.copytree(store.root, copy.root)
+    shard = next((copy.root / "corpus" / "one" / "1" / "shards").glob("*/*/*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"X")
+    with pytest.raises(CorruptInput, match="is not what corpus/one@1 wrote"):
+        export(copy, "corpus/one@1", tmp_path / "out", "parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["artifacts"]
+
+
+def test_the_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[Any]) -> None:
+    target = str(tmp_path / "x")
+    assert cli.main(["catalog", "export", "corpus/one@1", "--output", target, "--catalog", str(store.root)]) == 0
+    assert (tmp_path / "x" / "plan.parquet").is_file() and capsys.readouterr().out.strip() == target
+    assert cli.main(["catalog", "export", "corpus/two@1", "--output", target, "--catalog", str(store.root)]) == 2
+    assert "corpus/one@1" in capsys.readouterr().err

@@ -1,0 +1,252 @@
+"""Rounds of tasks: each unit once, whatever dies; by every executor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sea_lion.catalog.errors import CorruptInput, SeaLionError, Unfinished
+from sea_lion.catalog.store import Options
+from sea_lion.data.executors import executor
+from sea_lion.data.rounds import Perform, run_round
+
+
+@dataclass(frozen=True)
+class Number:
+    """A unit of the tests."""
+
+    key: str
+    value: int
+
+    @property
+    def label(self) -> str:
+        return f"number {self.value}"
+
+
+@dataclass(frozen=True)
+class Square:
+    """Writes a square, leaves a trace of each attempt, and does to some numbers what crawls do to workers."""
+
+    traces: Path
+    dies_of: tuple[int, ...] = ()
+    dies_once_of: tuple[int, ...] = ()
+    fails_for: tuple[int, ...] = ()
+
+    def __call__(self, unit: Number, folder: Path) -> None:
+        trace = self.traces / f"{unit.key}-{time.monotonic_ns()}"
+        trace.touch()
+        attempts = len(list(self.traces.glob(f"{unit.key}-*")))
+        (folder / "half").write_text("half")
+        if unit.value in self.dies_of or (unit.value in self.dies_once_of and attempts == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if unit.value in self.fails_for:
+            raise CorruptInput("file", "byte 3", "is no number")
+        (folder / "half").unlink()
+        (folder / "square").write_text(str(unit.value**2))
+
+
+UNITS = [Number(f"u{i:02}", i) for i in range(12)]
+
+
+def squares(folder: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in folder.glob("*/square")}
+
+
+EXPECTED = {unit.key: str(unit.value**2) for unit in UNITS}
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    return folder
+
+
+def local(tmp_path: Path, workers: int) -> Callable[[Perform, int], None]:
+    return executor(Options(workers=workers), tmp_path / "logs")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_unit_is_done_once(tmp_path: Path, traces: Path, workers: int) -> None:
+    run_round("squares", Square(traces), UNITS, tmp_path / "round", local(tmp_path, workers))
+    assert squares(tmp_path / "round") == EXPECTED and len(list(traces.iterdir())) == len(UNITS)
+    run_round("squares", Square(traces), UNITS, tmp_path / "round", local(tmp_path, workers))
+    assert len(list(traces.iterdir())) == len(UNITS), "what is done is not done again"
+
+
+def test_what_is_done_is_known_by_its_key_not_its_number(tmp_path: Path, traces: Path) -> None:
+    run_round("squares", Square(traces), UNITS[6:], tmp_path / "round", local(tmp_path, 1))
+    run_round("squares", Square(traces), UNITS, tmp_path / "round", local(tmp_path, 1))
+    assert squares(tmp_path / "round") == EXPECTED and len(list(traces.iterdir())) == len(UNITS)
+
+
+def test_a_killed_worker_costs_nothing(tmp_path: Path, traces: Path) -> None:
+    run_round("squares", Square(traces, dies_once_of=(2, 7)), UNITS, tmp_path / "round", local(tmp_path, 2))
+    assert squares(tmp_path / "round") == EXPECTED
+    assert [path.name for path in (tmp_path / "round").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(tmp_path: Path, traces: Path) -> None:
+    with pytest.raises(Unfinished, match=r"number 5: its worker died"):
+        run_round("squares", Square(traces, dies_of=(5,)), UNITS, tmp_path / "round", local(tmp_path, 2))
+    assert squares(tmp_path / "round") == {key: value for key, value in EXPECTED.items() if key != "u05"}
+    run_round("squares", Square(traces), UNITS, tmp_path / "round", local(tmp_path, 2))
+    assert squares(tmp_path / "round") == EXPECTED
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_input_is_raised_as_it_is(tmp_path: Path, traces: Path, workers: int) -> None:
+    with pytest.raises(CorruptInput, match="file: byte 3: is no number"):
+        run_round("squares", Square(traces, fails_for=(4,)), UNITS, tmp_path / "round", local(tmp_path, workers))
+    assert not (tmp_path / "round" / "u04").exists()
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_done(tmp_path: Path, traces: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        (disk / "filler").write_bytes(bytes(1_000_000))
+        with pytest.raises(Unfinished, match="no space left"):
+            run_round("big", Big(), UNITS, disk / "round", local(tmp_path, 1))
+        (disk / "filler").unlink()
+        run_round("big", Big(), UNITS[:3], disk / "round", local(tmp_path, 1))
+        assert sorted(path.name for path in (disk / "round").iterdir()) == ["u00", "u01", "u02"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@dataclass(frozen=True)
+class Big:
+    """Writes 200 kB."""
+
+    def __call__(self, unit: Number, folder: Path) -> None:
+        (folder / "big").write_bytes(bytes(200_000))
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path, traces: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_rounds import Sleep, UNITS, local
+from sea_lion.data.rounds import run_round
+if __name__ == "__main__":
+    here = Path({str(tmp_path)!r})
+    run_round("sleep", Sleep(here / "traces"), UNITS, here / "round", local(here, 2))
+"""
+    script = tmp_path / "driver.py"
+    script.write_text(code)
+    driver = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    _wait(lambda: len(list(traces.iterdir())) >= 2)
+    pids = [int(path.name) for path in traces.iterdir()]
+    driver.kill()
+    driver.wait()
+    _wait(lambda: not any(_is_running(pid) for pid in pids))
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Says who it is and sleeps."""
+
+    traces: Path
+
+    def __call__(self, unit: Number, folder: Path) -> None:
+        (self.traces / str(os.getpid())).touch()
+        time.sleep(60)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _wait(is_so: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if is_so():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not happen within a minute")
+
+
+def test_ray_runs_the_same_units(tmp_path: Path, traces: Path) -> None:
+    ray = pytest.importorskip("ray")
+    run = executor(Options(workers=2, executor="ray", executor_settings={"memory_gb": "0.1"}), tmp_path / "logs")
+    try:
+        run_round("squares", Square(traces), UNITS[:5], tmp_path / "round", run)
+    finally:
+        ray.shutdown()
+    assert squares(tmp_path / "round") == {unit.key: EXPECTED[unit.key] for unit in UNITS[:5]}
+
+
+SBATCH = """#!/usr/bin/env python3
+# A stand-in: reads the script's array, and runs each of its tasks, as Slurm would on its nodes.
+import os, re, subprocess, sys
+script = next(a for a in sys.argv[1:] if not a.startswith("-"))
+text = open(script).read()
+open(os.environ["FAKE_SLURM"] + "/scripts", "a").write(text)
+if "merge_stats" not in text:
+    last = int(re.search(r"--array=0-(\\d+)", text)[1])
+    for task in range(last + 1):
+        env = {**os.environ, "SLURM_ARRAY_TASK_ID": str(task), "SLURM_NODELIST": "node", "RUN_OFFSET": "0"}
+        subprocess.run(["bash", script], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("Submitted batch job 42")
+"""
+SRUN = """#!/usr/bin/env bash
+while [[ "$1" == -* || "$1" =~ ^[0-9]+$ ]]; do shift; done
+exec "$@"
+"""
+COMMANDS = {
+    "sbatch": SBATCH,
+    "srun": SRUN,
+    "squeue": "#!/usr/bin/env bash\nexit 1\n",
+    "scontrol": "#!/usr/bin/env bash\necho node\n",
+}
+
+
+def test_slurm_gets_a_script_that_does_the_units(tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The submitted script is run as an array job would run it; no Slurm is at hand."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in COMMANDS.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # where the units are unpickled from
+    monkeypatch.setenv("SEA_LION_SLURM_POLL", "0.1")
+    settings = {"partition": "cpu", "time": "01:00:00", "memory_gb": "3"}
+    run = executor(Options(workers=2, executor="slurm", executor_settings=settings), tmp_path / "logs")
+    run_round("squares", Square(traces), UNITS[:3], tmp_path / "round", run)
+    assert squares(tmp_path / "round") == {unit.key: EXPECTED[unit.key] for unit in UNITS[:3]}
+    script = (tmp_path / "scripts").read_text()
+    for line in ("--partition=cpu", "--time=01:00:00", "--mem-per-cpu=3G", "--array=0-2%2", "launch_pickled_pipeline"):
+        assert line in script, script
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (Options(executor="lsf"), "must be one of local, ray, slurm"),
+        (Options(executor="slurm"), "needs --set partition"),
+        (Options(executor="slurm", executor_settings={"partition": "a", "time": "1", "gpu": "1"}), "--set gpu"),
+        (Options(executor_settings={"partition": "a"}), "--set partition"),
+    ],
+)
+def test_wrong_settings_are_refused(tmp_path: Path, options: Options, problem: str) -> None:
+    with pytest.raises(SeaLionError, match=problem):
+        executor(options, tmp_path)
