@@ -28,7 +28,10 @@ GATE_EXIT = {"pass": 0, "fail": 1, "hold": 2, "error": 3}
 TOKEN_GROUPS = ("language", "source", "corpus", "tokenizer", "split", "ref")
 
 EXAMPLES = {
-    "build": ("make a corpus, token counts, a mixture or a conversation set", "sea-lion build recipes/tiny/01-corpus.toml"),
+    "build": (
+        "make a corpus, a crawl plan, token counts, a mixture, conversations, a synthesis or an n-gram index",
+        "sea-lion build recipes/tiny/01-corpus.toml",
+    ),
     "train": ("train a tokenizer, initialise a model or run a training stage", "sea-lion train recipes/tiny/12-cpt.toml"),
     "merge": ("merge checkpoints", "sea-lion merge recipes/tiny/15-merge-1.toml"),
     "evaluate": ("score a checkpoint on a suite", "sea-lion evaluate my/scorecard.toml"),

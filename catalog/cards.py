@@ -71,8 +71,9 @@ def dataset_card(store: Store, artifact: Artifact, plan: str = "") -> str:
         if found:
             parts.append(f"## {heading}\n\n{render(columns, found, 'markdown')}\n\n```sql\n{sql.format(ref=ref)}\n```\n")
     if plan:
+        command = f"sea-lion build --from-plan {plan} --mirror PLACE"
         parts.append(
-            f"## Where it came from\n\n`{plan}` lists the crawl's records; `sea-lion build --from-plan {plan}` makes it anew.\n"
+            f"## Where it came from\n\n`{plan}` lists the crawl's records; `{command}` makes it anew from where they lie.\n"
         )
     parts.append(f"## Recipe\n\n```json\n{json.dumps(artifact.recipe, ensure_ascii=False, indent=1, sort_keys=True)}\n```\n")
     return "\n".join(parts)

@@ -85,7 +85,9 @@ class Made:
     body: Body
     """The record special to the kind."""
     tables: dict[str, str] = field(default_factory=dict)
-    """Table of the index to file name."""
+    """Table of the index to file name, or a pattern of several."""
+    licences: tuple[str, ...] = ()
+    """Of what was read from outside the catalog, beside the recipe's own."""
 
 
 Maker = Callable[[Job[Any]], Made]
@@ -252,7 +254,8 @@ class Store:
             identity=planned.content,
             inputs=inputs,
             licence=combined_licence(
-                recipe.licence, [artifact.licence for artifact in planned.inputs.values() if artifact.kind not in LOOKED_UP]
+                recipe.licence,
+                [artifact.licence for artifact in planned.inputs.values() if artifact.kind not in LOOKED_UP] + [*made.licences],
             ),
             files=tuple(_digests(work)),
             tables=made.tables,

@@ -32,7 +32,7 @@ from .recipe import CorpusRecipe
 from .rounds import run_round
 from .sandbox import Sandbox
 from .shards import Spool, shard_records
-from .sources import Task, check_names, tasks
+from .sources import Task, check_names, licences, tasks
 from .thresholds import Thresholds, read_thresholds
 from .urls import UrlList
 
@@ -170,6 +170,7 @@ def _assembled(job: Job[CorpusRecipe], scratch: Path, shards: Sequence[Part]) ->
     shutil.rmtree(scratch)
     log.info("corpus: %d of %d documents kept", documents_out, documents_in)
     return Made(
+        licences=licences(job.recipe),
         body=Corpus(shards=records, documents_in=documents_in, documents_out=documents_out),
         tables={
             "flow": "flow.parquet",

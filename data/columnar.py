@@ -69,6 +69,7 @@ def open_duckdb(
     connection = duckdb.connect(config={"autoload_known_extensions": False, "autoinstall_known_extensions": False})
     spill = scratch / ".duckdb"
     try:
+        connection.execute("SET enable_progress_bar = false")
         connection.execute("SET memory_limit = ?", [memory_limit])
         connection.execute("SET temp_directory = ?", [str(spill)])
         connection.execute("SET preserve_insertion_order = false")

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -33,6 +32,7 @@ from ..catalog.store import Job, Made
 from .chat_files import raw_rows, stem
 from .chat_formats import BadRow, Form, Messages, canonical, turns
 from .chat_recipe import ConversationsRecipe
+from .database import bounded
 from .decontaminate import NgramIndex
 from .language import identify
 
@@ -269,10 +269,7 @@ def _without_duplicates(spool: Path, out: Path, schema: pa.Schema, is_on: bool, 
 
 def _duplicates(spool: Path) -> Iterator[tuple[int, str]]:
     """Row of the spool, counted from 0, and id of the first equal one, of every duplicate in the order of the rows."""
-    folder = spool.with_suffix(".tmp")
-    with duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET threads = 1")
-        connection.execute("SET temp_directory = $folder", {"folder": str(folder)})
+    with bounded(MEMORY_LIMIT, spool.parent) as connection:
         found = connection.execute(
             "WITH seen AS (SELECT digest, min(file_row_number) AS first, count(*) AS times "
             "  FROM read_parquet($spool, file_row_number = true) GROUP BY digest HAVING times > 1), "

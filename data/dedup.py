@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -26,6 +25,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..catalog.errors import CorruptInput
+from .database import bounded
 from .minhash import MinHash, language_group, shingles, text_digest
 from .recipe import Deduplication
 
@@ -125,19 +125,16 @@ def resolve(
     expected = _signature_schema(settings)
     counts = [_checked_count(path, expected) for path in signatures]
     firsts = np.cumsum([0, *counts])
-    temp.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=temp) as folder:
-        limits: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": folder, "threads": threads}
-        with duckdb.connect(config=limits) as database:
-            try:
-                _name_documents(database, signatures, firsts)
-                _connect(database, settings, int(firsts[-1]))
-            except duckdb.Error as error:
-                if found := _unreadable(signatures, expected):
-                    raise found from error
-                raise
-            _judge(database, settings)
-            return _write_verdicts(database, signatures, firsts, out)
+    with bounded(memory_limit, temp, threads) as database:
+        try:
+            _name_documents(database, signatures, firsts)
+            _connect(database, settings, int(firsts[-1]))
+        except duckdb.Error as error:
+            if found := _unreadable(signatures, expected):
+                raise found from error
+            raise
+        _judge(database, settings)
+        return _write_verdicts(database, signatures, firsts, out)
 
 
 def _checked_count(path: Path, expected: pa.Schema) -> int:

@@ -7,6 +7,7 @@ started them, also when that was killed.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -105,6 +106,7 @@ class _Ray:
     def __init__(self, workers: int, settings: Mapping[str, str], logs: Path) -> None:
         _refuse_settings(settings, ("address", "memory_gb", "time"))
         self.workers, self.settings, self.logs = workers, settings, logs
+        self.memory_gb, self.seconds = _number(settings, "memory_gb", 1.5), _number(settings, "time", RAY_TASK_SECONDS)
 
     def __call__(self, step: Perform, count: int) -> None:
         try:
@@ -120,8 +122,8 @@ class _Ray:
             [step],
             tasks=count,
             workers=self.workers,
-            mem_per_cpu_gb=float(self.settings.get("memory_gb", "1.5")),
-            time=int(self.settings.get("time", RAY_TASK_SECONDS)),
+            mem_per_cpu_gb=self.memory_gb,
+            time=int(self.seconds),
             logging_dir=str(logs),
             skip_completed=False,
         ).run()
@@ -135,6 +137,7 @@ class _Slurm:
         for name in ("partition", "time"):
             if name not in settings:
                 raise SeaLionError(f"--executor slurm needs --set {name}=…, as sbatch does")
+        self.memory_gb = math.ceil(_number(settings, "memory_gb", 2))
         self.workers, self.settings, self.logs = workers, settings, logs
 
     def __call__(self, step: Perform, count: int) -> None:
@@ -149,7 +152,7 @@ class _Slurm:
             tasks=count,
             time=self.settings["time"],
             partition=self.settings["partition"],
-            mem_per_cpu_gb=int(self.settings.get("memory_gb", "2")),
+            mem_per_cpu_gb=self.memory_gb,
             qos=self.settings.get("qos", ""),
             workers=self.workers,
             job_name="sea-lion",
@@ -166,8 +169,19 @@ class _Slurm:
 
 
 def _is_queued(job: str) -> bool:
+    """Whether Slurm still has the job; when it does not answer, the job is taken to be there."""
     found = subprocess.run(["squeue", "--noheader", "--job", job], capture_output=True, text=True, check=False)
-    return found.returncode == 0 and bool(found.stdout.strip())
+    return bool(found.stdout.strip()) if found.returncode == 0 else "Invalid job id" not in found.stderr
+
+
+def _number(settings: Mapping[str, str], name: str, default: float) -> float:
+    try:
+        number = float(settings.get(name, default))
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise SeaLionError(f"--set {name}={settings[name]}: must be a number above 0")
+    return number
 
 
 def _fresh(folder: Path) -> Path:

@@ -9,7 +9,7 @@
 
 **Malay and Indonesian** are one language to lid.176, which calls Malay Indonesian, so their probabilities are added up. Which
 of the two it is, the annotation says, or CLD2 on the text itself where the annotation names neither; but a text is Malay only
-if fastText, too, gives Malay at least `MIN_MALAY` of what it gives both. CLD2 takes every twelfth Indonesian sentence for
+if fastText, too, gives Malay at least `MIN_MALAY` of what it gives both. CLD2 takes an eighth of Indonesian sentences for
 Malay, and a crawl holds 14 Indonesian pages for each Malay one; the veto nearly halves that and costs Malay documents little.
 
 Any fastText model can take lid.176's place (GlotLID, OpenLID: `Classifier.load`). One whose labels carry scripts (`zsm_Latn`)
@@ -173,22 +173,6 @@ def annotated(text: str) -> Claim:
         is_reliable, _, found = pycld2.detect("".join(filter(str.isprintable, text)), isPlainText=True, bestEffort=True)
     shares = ((code_of(code.partition("-")[0]), percent / 100) for _, code, percent, _ in found if code != "un")
     return Claim(tuple(shares), is_reliable)
-
-
-def shares(text: str, classifier: Classifier | None = None) -> dict[str, float]:
-    """How much of a text is in which language, 0 to 1, by its paragraphs: code-switched pages have several.
-
-    A paragraph under 40 characters counts towards the one before it; Indonesian and Malay may stand as `ind` alone.
-    """
-    classifier = classifier or lid176()
-    found: dict[str, int] = {}
-    total, last = 0, UNKNOWN
-    for paragraph in text.split("\n"):
-        if len(paragraph) >= 40 and (scores := _scores(classifier.labels(paragraph), "ind" if classifier.pools_malay else "")):
-            last = max(scores, key=lambda code: scores[code])
-        found[last] = found.get(last, 0) + len(paragraph)
-        total += len(paragraph)
-    return {code: size / total for code, size in sorted(found.items(), key=lambda item: -item[1])} if total else {}
 
 
 @cache

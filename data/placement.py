@@ -6,16 +6,15 @@ documents' content alone, never the order or the number of tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 
 from ..catalog.fingerprint import fingerprint
+from .database import bounded
 from .dedup import PLACE, resolve
 from .ledger import LISTED, REMOVALS, STAGES, Tally
 from .recipe import CorpusRecipe
@@ -77,10 +76,10 @@ class Place:
     def __call__(self, group: Group, folder: Path) -> None:
         """Write `verdicts.parquet`, `places.parquet`, `ledger.json` and `removals.parquet`."""
         spool = _spool(self.clean, group.languages)
-        signatures = [Path(str(path).replace("/spool/", "/signatures/")) for path in spool]
+        signatures = [path.parents[2] / "signatures" / path.parent.name / path.name for path in spool]
         verdicts = folder / "verdicts.parquet"
         resolve(signatures, verdicts, self.recipe.deduplication, memory_limit=MEMORY, temp=folder)
-        with _database(folder) as connection:
+        with bounded(MEMORY, folder) as connection:
             _views(connection, spool)
             numbers = ", ".join(f"({i}, '{_quoted(path)}')" for i, path in enumerate(spool))
             connection.execute(
@@ -94,16 +93,6 @@ class Place:
             _list_removed(connection, folder / LISTED)
             target = self.recipe.shard_megabytes * 1_000_000 * TEXT_PER_BYTE
             _place(connection, folder / PLACES, self.recipe.heldout_documents, target)
-
-
-@contextmanager
-def _database(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB in one thread and `MEMORY`; what exceeds it lies below the folder for as long."""
-    with (
-        TemporaryDirectory(dir=folder) as temp,
-        duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": temp, "threads": 1}) as connection,
-    ):
-        yield connection
 
 
 def _spool(clean: Path, languages: Sequence[str]) -> list[Path]:
@@ -191,7 +180,7 @@ class Write:
         """Write `shards/…`, `documents/…` and `ledger.json`."""
         columns = [name for name in (*SHARED, *EVIDENCE) if name not in ("split", "cluster", "cluster_size")]
         chosen = ", ".join(f'spool."{name}"' for name in columns)
-        with _database(folder) as connection:
+        with bounded(MEMORY, folder) as connection:
             _views(connection, _spool(self.clean, [part.language]))
             places = _quoted(self.places / part.group / PLACES)
             wanted: dict[str, str | int] = {"language": part.language, "source": part.source, "split": part.split}
@@ -226,7 +215,7 @@ def write_removals(files: Sequence[Path], target: Path) -> None:
     rows = f"SELECT {columns} FROM read_parquet([{listed}])" if files else _nothing()
     stages = ", ".join(f"'{stage}'" for stage in STAGES)
     order = f'list_position([{stages}], stage), source, file, "offset", reason, url, detail'
-    with _database(target.parent) as connection:
+    with bounded(MEMORY, target.parent) as connection:
         connection.execute(
             f"COPY (SELECT * FROM ({rows}) ORDER BY {order}) TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd)"
         )

@@ -22,6 +22,8 @@ from .recipe import CorpusRecipe, PlanRecipe
 log = logging.getLogger(__name__)
 
 FILE = "plan.parquet"
+CRAWLED = ("warc", "plan")
+"""Forms of source whose documents a plan can name."""
 
 
 def make_plan(job: Job[PlanRecipe]) -> Made:
@@ -56,16 +58,22 @@ def planned_recipe(path: Path) -> CorpusRecipe:
     if not plan.recipe:
         raise CorruptInput(path, "", "holds no recipe: it selects pages; name it in a corpus recipe (form = 'plan')")
     table = dict(plan.recipe)
-    names = {source.get("name", "web") for source in table.get("source", [{}]) if isinstance(source, dict)}
-    table["source"] = [{"name": sorted(names)[0], "form": "plan", "files": [str(path.absolute())]}]
+    sources = table.get("source") or [{}]
+    name = str(sources[0].get("name", "web")) if isinstance(sources[0], dict) else "web"
+    table["source"] = [{"name": name, "form": "plan", "files": [str(path.absolute())]}]
     return read_table(table, CorpusRecipe, path)
 
 
 def write_corpus_plan(artifact: Artifact, folder: Path, target: Path) -> bool:
     """Write the plan of a corpus: every record that got through its gate, kept in the end or not; False when it has none.
 
-    Duplicates and what the rules dropped are in it as well, so that the ledger, too, comes out the same from there on.
+    Duplicates and what the rules dropped are in it as well, so that the ledger, too, comes out the same from there on. A plan
+    knows one source only: a corpus whose crawl sources have several names has none.
     """
+    names = {source["name"] for source in artifact.recipe["source"] if source["form"] in CRAWLED}
+    if len(names) > 1:
+        log.warning("%s: no plan is written, as its crawl sources have several names: %s", artifact.ref, ", ".join(names))
+        return False
     tables = [str(path) for path in sorted(folder.glob("documents/*/*/*.parquet"))] + [str(folder / "removals.parquet")]
     made = plan_of_records(tables, target, recipe=_published(artifact))
     if not made.records:
@@ -76,5 +84,5 @@ def write_corpus_plan(artifact: Artifact, folder: Path, target: Path) -> bool:
 def _published(artifact: Artifact) -> dict[str, Any]:
     """The corpus' recipe, its sources that came from a crawl only."""
     recipe = dict(plain(artifact.recipe))
-    recipe["source"] = [source for source in recipe["source"] if source["form"] in ("warc", "plan")][:1]
+    recipe["source"] = [source for source in recipe["source"] if source["form"] in CRAWLED][:1]
     return recipe

@@ -94,7 +94,7 @@ class Deduplication:
     exact: bool = True
     near: bool = True
     ngram: int = 5
-    """Words, or characters for languages written without spaces, a shingle."""
+    """Words a shingle; for languages written without spaces as many characters as so many words have: 4 a word, Chinese 2."""
     buckets: int = 14
     """Bands of the MinHash."""
     hashes_per_bucket: int = 8

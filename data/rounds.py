@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import format_exception
 from typing import Any, Protocol
 
 import duckdb
@@ -174,23 +175,22 @@ def _put_in_place(partial: Path, final: Path) -> None:
             raise
 
 
-def _named(error: Exception, unit: Unit) -> SeaLionError:
-    """The error as a person should read it."""
+def _named(error: Exception, unit: Unit) -> Exception:
+    """The error as a person should read it; one that is nobody's mistake keeps its traceback, and what is done stays."""
     if isinstance(error, SeaLionError):
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Unfinished(f"{unit.label}: no space left on the device; free some, then run the same command again")
     if isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException)):
         return Unfinished(f"{unit.label}: {str(error).splitlines()[0]}; free some space, then run the same command again")
-    log.debug("%s failed", unit.label, exc_info=error)
-    return SeaLionError(f"{unit.label}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return RuntimeError(f"{unit.label} failed:\n{''.join(format_exception(error))}")
 
 
-def _record(folder: Path, unit: Unit, error: SeaLionError) -> None:
+def _record(folder: Path, unit: Unit, error: Exception) -> None:
     _failed(folder, unit).write_bytes(pickle.dumps(error))
 
 
-def _recorded(folder: Path, unit: Unit) -> SeaLionError:
+def _recorded(folder: Path, unit: Unit) -> Exception:
     error = pickle.loads(_failed(folder, unit).read_bytes())
-    assert isinstance(error, SeaLionError)
+    assert isinstance(error, Exception)
     return error

@@ -33,7 +33,8 @@ SHARED = {
     "masked_cards": pa.int32(), "file": pa.string(), "offset": pa.int64(), "length": pa.int64(), "digest": pa.string(),
 }  # fmt: skip
 """Columns of both. `file`, `offset` and `length` say where a document was read (the gzip member of a WARC file; line or row,
-and 0, else), `digest` is the SHA-1 of the record's payload in base 32, `cluster_size` how many documents it stands for."""
+and 0, else), `digest` is the SHA-1 of the record's payload in base 32, `cluster_size` how many documents it stands for,
+a record that was read twice counting once."""
 EVIDENCE = {
     "claimed": pa.string(), "claimed_share": pa.float32(), "fasttext": pa.string(), "fasttext_score": pa.float32(),
     "cld2": pa.string(), "script": pa.string(), "cluster": pa.string(), "rules": pa.map_(pa.string(), pa.float32()),

@@ -24,7 +24,7 @@ from ..catalog.languages import LANGUAGES, UNKNOWN
 from .plan import read_plan
 from .planned import Where, plan_tasks, planned_pages
 from .presets import Preset, preset_of
-from .readers import Row, read_rows
+from .readers import Row, check, read_rows
 from .recipe import CorpusRecipe, Source
 from .streams import MirrorFile
 from .thresholds import CODE
@@ -63,7 +63,11 @@ class Task:
 
 
 def tasks(recipe: CorpusRecipe, files: Mapping[str, Sequence[Path]], mirror: str) -> list[Task]:
-    """The tasks of a recipe, in its order; raises CorruptInput for a listing or plan that cannot be read."""
+    """The tasks of a recipe, in its order.
+
+    Raises CorruptInput for a listing or plan that cannot be read and, where bad files are refused, for a file whose beginning
+    is not what its form says: found before hours of work and not after.
+    """
     found: list[Task] = []
     for i, source in enumerate(recipe.source):
         if source.listing:
@@ -78,10 +82,19 @@ def tasks(recipe: CorpusRecipe, files: Mapping[str, Sequence[Path]], mirror: str
                 read_plan(path)
                 found += [_task(i, source, (str(path),), n) for n in range(plan_tasks(path))]
             continue
+        for path in paths if recipe.bad_files == "refuse" else ():
+            _check(source, path)
         root = os.path.commonpath([path.parent for path in paths]) if source.form == "files" else ""
         for group in _grouped(paths):
             found.append(_task(i, source, tuple(map(str, group)), -1, root))
     return found
+
+
+def _check(source: Source, path: Path) -> None:
+    if source.form == "warc":
+        check_warc(path)
+    elif source.form == "rows":
+        check(preset_of(source.preset, source.reading.changes()), path)
 
 
 def _task(number: int, source: Source, paths: tuple[str, ...], batch: int, root: str = "") -> Task:
@@ -140,6 +153,12 @@ def check_names(recipe: CorpusRecipe) -> None:
             raise RecipeError(where, f"source.{i}.name", f"{source.name!r} must be a plain word: it names a folder")
         if source.preset:
             preset_of(source.preset, source.reading.changes(), where, f"source.{i}.preset")
+
+
+def licences(recipe: CorpusRecipe) -> tuple[str, ...]:
+    """Those of the published data sets that the recipe reads."""
+    presets = (preset_of(source.preset, source.reading.changes()) for source in recipe.source if source.preset)
+    return tuple(preset.licence for preset in presets)
 
 
 def documents(task: Task, where: Where, refuses_cut: bool) -> Iterator[Document]:

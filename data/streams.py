@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from ..catalog.errors import CorruptInput, MissingDependency, SeaLionError
+from ..catalog.errors import CorruptInput, MissingDependency, SeaLionError, Unfinished
 
 BLOCK = 8 << 20
 """Bytes of a request."""
@@ -39,13 +39,13 @@ class MirrorFile:
         except FileNotFoundError as error:
             raise CorruptInput(self._name, "", f"is not below the mirror {mirror}") from error
         except Exception as error:  # what fsspec's backends raise has no common class
-            raise CorruptInput(self._name, "", f"cannot be read from {mirror}: {type(error).__name__}: {error}") from error
+            raise Unfinished(f"{self._name}: cannot be read from {mirror}: {type(error).__name__}: {error}") from error
         if size is None:
             raise CorruptInput(self._name, "", f"the mirror {mirror} does not say how long it is")
         return int(size)
 
     def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` bytes, all that is left for -1; empty at the end. Raises CorruptInput when the mirror fails for good."""
+        """Up to `size` bytes, all that is left for -1; empty at the end. Raises Unfinished when the mirror fails for good."""
         if size < 0:
             parts = []
             while part := self.read(BLOCK):
@@ -67,7 +67,7 @@ class MirrorFile:
         try:
             return bytes(_tried(asked))
         except Exception as error:  # see above
-            raise CorruptInput(self._name, f"byte {start}", f"cannot be read: {type(error).__name__}: {error}") from error
+            raise Unfinished(f"{self._name}: byte {start} cannot be read: {type(error).__name__}: {error}") from error
 
     def __enter__(self) -> MirrorFile:
         return self

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sea_lion.catalog.errors import CorruptInput
 from sea_lion.catalog.languages import LANGUAGES
-from sea_lion.data.language import Classifier, annotated, claimed, code_of, identify, lid176, sampled, shares
+from sea_lion.data.language import Classifier, annotated, claimed, code_of, identify, lid176, sampled
 from sea_lion.data.warc import Claim
 
 ARTICLES = files("sea_lion").joinpath("data/sample/articles")
@@ -196,11 +196,3 @@ def test_a_model_that_knows_malay_is_believed() -> None:
 )
 def test_labels_of_other_models(label: str, code: str) -> None:
     assert code_of(label) == code
-
-
-def test_paragraphs_in_two_languages_are_counted_apart() -> None:
-    thai, english = texts("tha")[0].replace("\n", " "), texts("eng")[0].replace("\n", " ")
-    found = shares(f"{thai}\n...\n{english}")
-    assert list(found) == sorted(found, key=lambda code: -found[code]) and sum(found.values()) == pytest.approx(1)
-    assert found["tha"] == pytest.approx((len(thai) + 3) / (len(thai) + 3 + len(english)))
-    assert shares("") == {}

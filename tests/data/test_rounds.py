@@ -245,6 +245,7 @@ def test_slurm_gets_a_script_that_does_the_units(tmp_path: Path, traces: Path, m
         (Options(executor="slurm"), "needs --set partition"),
         (Options(executor="slurm", executor_settings={"partition": "a", "time": "1", "gpu": "1"}), "--set gpu"),
         (Options(executor_settings={"partition": "a"}), "--set partition"),
+        (Options(executor="ray", executor_settings={"time": "6h"}), "--set time=6h: must be a number"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, options: Options, problem: str) -> None:
