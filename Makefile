@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CATALOG ?= artifacts
+BENCHES := corpus dedup demo evaluate_overhead extraction fetch gate_operating_characteristics languages quality tokens
 
 .PHONY: demo test lint bench lock clean
 
@@ -18,7 +19,8 @@ lint: .venv/.ready
 	$(BIN)/pyright
 
 bench: .venv/.ready
-	@for file in $(filter-out $(addprefix benchmarks/,crawl.py ways.py pages.py stock.py corpus_tables.py),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # torch first and by name: pip then takes a CPU build where one lies on the machine.
 .venv/.ready: requirements.lock pyproject.toml

@@ -11,6 +11,7 @@ is lacking.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from html import unescape
 from itertools import islice
@@ -46,7 +47,7 @@ def visible_text(html: bytes | str, limit: int = SAMPLE) -> str:
                 break
         if size >= limit:
             break
-    return " ".join(_without_entities(" ".join(sample)).split())[:limit]
+    return unicodedata.normalize("NFC", " ".join(_without_entities(" ".join(sample)).split()))[:limit]
 
 
 def _runs(page: str, pattern: re.Pattern[str]) -> Iterator[str]:

@@ -26,7 +26,7 @@ VIETNAMESE = "Thư viện của thị trấn là một ngôi nhà hai tầng sơ
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufeff\ufffe")))
 def test_utf8_comes_back_whatever_is_declared(text: str) -> None:
     decoded = decode(text.encode(), "text/html; charset=tis-620", "gb18030")
-    assert decoded is not None and decoded.text == unicodedata.normalize("NFC", text)
+    assert decoded is not None and decoded.text == text
 
 
 @given(st.text(st.characters(min_codepoint=0x0E01, max_codepoint=0x0E3A), min_size=30), st.integers(0, 29))
@@ -34,14 +34,14 @@ def test_one_bad_byte_does_not_lose_a_utf8_page(text: str, at: int) -> None:
     damaged = text[:at].encode() + b"\xff" + text[at:].encode()
     decoded = decode(damaged, "text/html; charset=windows-1252")
     assert decoded is not None and decoded.rule == "near-utf-8"
-    assert decoded.text == unicodedata.normalize("NFC", f"{text[:at]}\ufffd{text[at:]}")
+    assert decoded.text == f"{text[:at]}\ufffd{text[at:]}"
 
 
 @given(st.binary(max_size=400), st.sampled_from(["", "utf-8", "tis-620", "gb2312", "rot13", "zip", "utf-7", "x" * 99, "\0"]))
-def test_any_bytes_give_normal_text_or_nothing(payload: bytes, name: str) -> None:
+def test_any_bytes_give_text_or_nothing(payload: bytes, name: str) -> None:
     decoded = decode(payload, f"text/html; charset={name}", name)
     if decoded is not None:
-        assert unicodedata.is_normalized("NFC", decoded.text) and "\0" not in decoded.text
+        assert "\0" not in decoded.text
         decoded.text.encode("utf-8")
 
 
