@@ -42,14 +42,15 @@ def export(store: Store, ref: str, target: Path, form: Form, write_plan: PlanWri
         raise SeaLionError(f"{artifact.ref} is a {artifact.kind}, not a corpus")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SeaLionError(f"{target}: exists already; name a folder that does not")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
+    final = target.resolve()  # `.` has no name of its own
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         _write(store, artifact, artifact.body, partial, form, write_plan)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
+        if final.exists():
+            final.rmdir()
+        partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

@@ -39,8 +39,8 @@ def canonical_json(value: Any) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """Hex sha256 of the canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    """Hex sha256 of the canonical JSON, also of texts with lone surrogates (names of files that are not UTF-8)."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_digest(path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from glob import escape, glob, has_magic
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def _ingest(connection: duckdb.DuckDBPyConnection, store: Store, artifacts: list
     for artifact in artifacts:
         _collect(artifact, rows)
         for table, file in artifact.tables.items():
-            _ingest_parquet(connection, table, store.folder(artifact.ref) / file, str(artifact.ref))
+            _ingest_parquet(connection, table, store.folder(artifact.ref), file, str(artifact.ref))
     for table, values in rows.items():
         if values:
             _insert(connection, table, values)
@@ -146,10 +147,17 @@ def _collect(artifact: Artifact, rows: dict[str, list[dict[str, Any]]]) -> None:
         rows.setdefault(table, []).append({"ref": ref} | {name: body[name] for name in fields})
 
 
-def _ingest_parquet(connection: duckdb.DuckDBPyConnection, table: str, path: Path, ref: str) -> None:
+def _ingest_parquet(connection: duckdb.DuckDBPyConnection, table: str, folder: Path, file: str, ref: str) -> None:
+    """Copy the rows of a side table: a file, or a pattern, which may match none.
+
+    Only `file` is a pattern: in the folder's own path DuckDB would read `[1]` as one too, and `language=x` as a column.
+    """
+    names = sorted(glob(file, root_dir=folder)) if has_magic(file) else [file]
+    if not names:
+        return
+    paths = [escape(str(folder / name)) for name in names]
+    read = f'INSERT INTO "{table}" BY NAME SELECT $ref AS ref, * FROM read_parquet($paths, hive_partitioning = false)'
     try:
-        connection.execute(
-            f'INSERT INTO "{table}" BY NAME SELECT $ref AS ref, * FROM read_parquet($path)', {"ref": ref, "path": str(path)}
-        )
+        connection.execute(read, {"ref": ref, "paths": paths})
     except duckdb.Error as error:
-        raise CorruptInput(path, table, f"cannot be read: {str(error).splitlines()[0]}") from error
+        raise CorruptInput(folder / file, table, f"cannot be read: {str(error).splitlines()[0]}") from error

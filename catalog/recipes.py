@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from glob import escape, glob, has_magic
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -63,6 +64,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         ArtifactRef.parse(f"{self.name}@{self.version}")
+
+    def beside(self) -> dict[str, Any]:
+        """What else decides on the result, and is therefore part of the identity: content that the fields only name."""
+        return {}
 
     @property
     def ref(self) -> ArtifactRef:
@@ -197,13 +202,25 @@ def identity(recipe: Recipe, inputs: Mapping[str, Artifact], files: Mapping[str,
         package = Path(str(package_files("sea_lion")))
         shipped = [path for path in paths if path.is_relative_to(package)]
         _put(table, key, sorted(_named(shipped) + _named([path for path in paths if path not in shipped])))
-    return {"kind": recipe.kind, **table}
+    beside = recipe.beside()
+    return {"kind": recipe.kind, **table} | ({"beside": beside} if beside else {})
 
 
 def _named(paths: list[Path]) -> list[list[str]]:
     """Place below the common folder, and digest, of each file: the common folder itself stays out of the identity."""
     common = os.path.commonpath([path.parent for path in paths]) if paths else ""
-    return [[path.relative_to(common).as_posix(), file_digest(path)] for path in paths]
+    return [[path.relative_to(common).as_posix(), _digest(path, *_state(path))] for path in paths]
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, size: int, modified: int, inode: int) -> str:
+    """A recipe is planned several times in a run; a file that has not changed since is read once."""
+    return file_digest(path)
 
 
 def _put(table: Any, key: str, value: Any) -> None:

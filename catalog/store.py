@@ -8,6 +8,7 @@ lost. What a stage's alias points to is not stored either: it is the stage's lat
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 RECORD = "artifact.json"
 WORK = ".work"
+SCRATCH = ".scratch"
+"""A maker's own folder within its work folder: no part of the artifact, and gone when that is published."""
 LOOKED_UP = ("ngrams",)
 """Kinds of input that nothing is taken from: their licence does not pass on."""
 R = TypeVar("R", bound=Recipe)
@@ -210,7 +213,7 @@ class Store:
     def make(self, recipe: Recipe, base: Path, maker: Maker, options: Options) -> Artifact:
         """The artifact of a recipe, made now unless it exists already.
 
-        Bad input (any SeaLionError but Unfinished) leaves nothing behind; after a kill the work folder stays for the next try.
+        Bad input (any SeaLionError but Unfinished) leaves nothing behind; what an earlier, killed try had done stays.
         """
         planned = self.plan(recipe, base)
         if planned.made is not None:
@@ -223,18 +226,23 @@ class Store:
             if existing is not None:
                 return existing
             work.mkdir(exist_ok=True)
+            if (work / RECORD).is_file():  # killed between the record and the renaming
+                return self._publish(read_artifact(work / RECORD), work)
+            is_resumed = any(work.iterdir())
             start = time.perf_counter()
             job = Job(recipe=recipe, inputs=planned.inputs, files=planned.files, folder=work, store=self, options=options)
             try:
                 made = maker(job)
                 artifact = self._record(planned, made, work, time.perf_counter() - start)
-            except Unfinished:
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise Unfinished(f"{recipe.ref}: no space left on the device; free some, then run it again") from error
                 raise
-            except SeaLionError:
-                shutil.rmtree(work, ignore_errors=True)
+            except SeaLionError as error:
+                if not is_resumed and not isinstance(error, Unfinished):
+                    shutil.rmtree(work, ignore_errors=True)
                 raise
-            self._publish(artifact, work)
-        return artifact
+            return self._publish(artifact, work)
 
     def work_folder(self, planned: Planned) -> Path:
         """Where a recipe is made before it exists; the same for every attempt at the same recipe."""
@@ -266,8 +274,9 @@ class Store:
     def _via(self, ref: str) -> str:
         return self.stage_model(ref.removeprefix(STAGE_PREFIX))[1] if ref.startswith(STAGE_PREFIX) else ""
 
-    def _publish(self, artifact: Artifact, work: Path) -> None:
+    def _publish(self, artifact: Artifact, work: Path) -> Artifact:
         write_atomically(work / RECORD, canonical_json(artifact))
+        shutil.rmtree(work / SCRATCH, ignore_errors=True)
         final = self.folder(artifact.ref)
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():  # version `dev`, or a folder without a record
@@ -277,6 +286,7 @@ class Store:
         os.replace(work, final)
         _sync_folder(final.parent)
         self._read[str(artifact.ref)] = artifact
+        return artifact
 
 
 def read_artifact(path: Path) -> Artifact:
@@ -344,7 +354,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _digests(folder: Path) -> Iterator[FileDigest]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != RECORD:
+        if path.is_file() and path.name != RECORD and SCRATCH not in path.relative_to(folder).parts:
             yield FileDigest(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_digest(path))
 
 

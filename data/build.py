@@ -14,32 +14,44 @@ import shutil
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..catalog.errors import SeaLionError
+from ..catalog.errors import RecipeError, SeaLionError
 from ..catalog.records import Corpus
-from ..catalog.store import Job, Made, write_rows
+from ..catalog.store import SCRATCH, Job, Made, write_rows
 from . import ledger, stages
 from .decontaminate import NgramIndex
 from .dedup import language_group, write_signatures
 from .executors import executor
 from .language import Classifier, lid176
-from .placement import Group, Part, Place, Write, parts, write_removals
+from .placement import Group, Part, Place, Write, document_licences, parts, write_removals
 from .planned import Where
 from .planning import FILE as PLAN
 from .recipe import CorpusRecipe
 from .rounds import run_round
 from .sandbox import Sandbox
 from .shards import Spool, shard_records
-from .sources import Task, check_names, licences, tasks
+from .sources import Task, check_names, tasks
 from .thresholds import Thresholds, read_thresholds
 from .urls import UrlList
 
 log = logging.getLogger(__name__)
 
-SCRATCH = ".scratch"
 CODE_DIGEST = "code"
+READ_WITH = (
+    "trafilatura",
+    "lxml",
+    "resiliparse",
+    "pyicu-wheels",
+    "pycld2",
+    "fasttext-predict",
+    "duckdb",
+    "pyarrow",
+    "phonenumbers",
+)
+"""Packages whose versions show in the documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +128,13 @@ def _files(job: Job[CorpusRecipe]) -> dict[str, list[Path]]:
 
 
 def _scratch(folder: Path) -> Path:
-    """The folder of the rounds; emptied when other code than this filled it."""
+    """The folder of the rounds; emptied when other code than this, ours or the libraries', filled it."""
     scratch, code = folder / SCRATCH, hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("**/*.py")):
+    package = Path(__file__).parent.parent
+    for path in sorted([*package.glob("data/**/*.py"), *package.glob("data/**/*.toml"), *package.glob("catalog/*.py")]):
         code.update(path.read_bytes())
+    for name in READ_WITH:
+        code.update(f"{name} {version(name)}\n".encode())
     mark = scratch / CODE_DIGEST
     if not mark.is_file() or mark.read_text("utf-8") != code.hexdigest():
         for stale in (scratch, folder / "shards", folder / "documents"):
@@ -136,12 +151,18 @@ def _clean(job: Job[CorpusRecipe], scratch: Path) -> Clean:
     lists.mkdir(exist_ok=True)
     return Clean(
         recipe=recipe,
-        thresholds=read_thresholds(files["thresholds"], [*recipe.languages, *given]),
-        model=files["language_model"][0] if recipe.language_model else None,
+        thresholds=read_thresholds(files.get("thresholds", []), [*recipe.languages, *given]),
+        model=_one(recipe, "language_model", files.get("language_model", [])),
         url_lists=tuple(UrlList.compiled(source, lists) for source in (*files.get("url_lists", ()), *recipe.bundled_url_lists)),
         ngrams=job.folder_of(recipe.evaluation_ngrams) if recipe.evaluation_ngrams else None,
         where=Where(mirror=job.options.mirror, folder=scratch / "fetched", processes=job.options.workers),
     )
+
+
+def _one(recipe: CorpusRecipe, key: str, paths: Sequence[Path]) -> Path | None:
+    if len(paths) > 1:
+        raise RecipeError(str(recipe.ref), key, f"matches {len(paths)} files, one is needed")
+    return paths[0] if paths else None
 
 
 def _groups(clean: Path) -> list[Group]:
@@ -166,11 +187,9 @@ def _assembled(job: Job[CorpusRecipe], scratch: Path, shards: Sequence[Part]) ->
     write_rows(job.folder / "flow.parquet", flow, ledger.FLOW)
     write_rows(job.folder / "failures.parquet", ledger.failures(ledgers), ledger.FAILURES)
     write_removals(sorted(scratch.glob(f"*/*/{ledger.LISTED}")), job.folder / "removals.parquet")
-    (scratch / CODE_DIGEST).unlink()  # what a kill leaves of the folder is not taken up again
-    shutil.rmtree(scratch)
     log.info("corpus: %d of %d documents kept", documents_out, documents_in)
     return Made(
-        licences=licences(job.recipe),
+        licences=document_licences(sorted(job.folder.glob("documents/*/*/*.parquet"))),
         body=Corpus(shards=records, documents_in=documents_in, documents_out=documents_out),
         tables={
             "flow": "flow.parquet",

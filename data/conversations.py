@@ -272,8 +272,8 @@ def _duplicates(spool: Path) -> Iterator[tuple[int, str]]:
     with bounded(MEMORY_LIMIT, spool.parent) as connection:
         found = connection.execute(
             "WITH seen AS (SELECT digest, min(file_row_number) AS first, count(*) AS times "
-            "  FROM read_parquet($spool, file_row_number = true) GROUP BY digest HAVING times > 1), "
-            "rows AS (SELECT digest, id, file_row_number AS place FROM read_parquet($spool, file_row_number = true)) "
+            "  FROM read_parquet($spool, file_row_number = true, hive_partitioning = false) GROUP BY digest HAVING times > 1), "
+            "rows AS (SELECT digest, id, file_row_number AS place FROM read_parquet($spool, file_row_number = true, hive_partitioning = false)) "
             "SELECT rows.place, head.id FROM seen JOIN rows USING (digest) JOIN rows AS head ON head.place = seen.first "
             "WHERE rows.place > seen.first ORDER BY rows.place",
             {"spool": str(spool)},

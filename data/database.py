@@ -1,14 +1,15 @@
-"""DuckDB within bounds: so much memory, and disk below a folder for what exceeds it, until it is closed."""
+"""DuckDB within bounds (so much memory, and disk for what exceeds it), and what it gives in even tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 
 @contextmanager
@@ -20,3 +21,19 @@ def bounded(memory_limit: str, below: Path, threads: int = 1) -> Iterator[duckdb
         with duckdb.connect(config=limits) as connection:
             connection.execute("SET enable_progress_bar = false")  # else it draws one, terminal or not
             yield connection
+
+
+def evenly(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Tables of exactly so many rows, and one of what is left: a file's bytes must not depend on how its rows come."""
+    held: list[pa.RecordBatch] = []
+    missing = rows
+    for batch in batches:
+        while batch.num_rows:
+            held.append(batch.slice(0, missing))
+            batch = batch.slice(len(held[-1]))
+            missing -= len(held[-1])
+            if not missing:
+                yield pa.Table.from_batches(held).combine_chunks()
+                held, missing = [], rows
+    if held:
+        yield pa.Table.from_batches(held).combine_chunks()

@@ -33,6 +33,8 @@ __all__ = ["PLACE", "VERDICTS", "language_group", "resolve", "write_signatures"]
 
 DOCUMENTS_AT_ONCE = 256
 EDGES_AT_ONCE = 200_000
+MEMBERS_AT_ONCE = 250_000
+"""Documents of clusters that are judged together, unless one cluster has more."""
 ROW_GROUP = 50_000
 DIGEST = pa.binary(16)
 PLACE = {"id": pa.string(), "source": pa.string(), "file": pa.string(), "offset": pa.int64()}
@@ -63,19 +65,28 @@ def write_signatures(spool: Path, out: Path, language: str, settings: Deduplicat
     """
     schema, minhash, count = _signature_schema(settings), MinHash(settings.buckets, settings.hashes_per_bucket), 0
     options: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["source", "file"]}
+    with pq.ParquetWriter(out, schema, **options) as writer:
+        for places, texts in _documents(spool):
+            columns = [*places.columns, *_signatures(texts, language, settings, minhash)]
+            for part in pa.table(columns, names=schema.names).combine_chunks().to_batches():
+                writer.write_batch(part)  # gathers row groups of a useful size
+            count += len(texts)
+    return count
+
+
+def _documents(spool: Path) -> Iterator[tuple[pa.Table, list[str]]]:
+    """The places and the texts of a spool file. Apart from what is written, whose errors (a full disk) are not the file's."""
+    schema, count = pa.schema([*PLACE.items(), ("text", pa.string())]), 0
     try:
-        with pq.ParquetFile(spool) as file, pq.ParquetWriter(out, schema, **options) as writer:
-            for batch in file.iter_batches(DOCUMENTS_AT_ONCE, columns=[*PLACE, "text"]):
-                table = pa.table(batch).select([*PLACE, "text"])
+        with pq.ParquetFile(spool) as file:
+            for batch in file.iter_batches(DOCUMENTS_AT_ONCE, columns=schema.names):
+                table = pa.table(batch).select(schema.names).cast(schema)
                 if any(column.null_count for column in table.columns):
                     raise CorruptInput(spool, f"row {count + 1} or later", "a document has no id, source, file, offset or text")
-                columns = [*table.columns[:-1], *_signatures(table["text"].to_pylist(), language, settings, minhash)]
-                for part in pa.table(columns, names=schema.names).cast(schema).combine_chunks().to_batches():
-                    writer.write_batch(part)  # gathers row groups of a useful size
+                yield table.select(list(PLACE)), table["text"].to_pylist()
                 count += len(table)
     except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
         raise CorruptInput(spool, "", f"cannot be read as documents: {str(error).splitlines()[0]}") from error
-    return count
 
 
 def _signatures(texts: Sequence[str], language: str, settings: Deduplication, minhash: MinHash) -> list[pa.Array]:
@@ -117,7 +128,7 @@ def resolve(
     in the order of `PLACE` is kept; a document whose text is that of an earlier one is an exact duplicate, the others are near
     duplicates. Copies of one document, with equal id, source and text, are exact duplicates even where `exact` is off.
 
-    Takes `memory_limit` and 4 bytes a document beside what Python and the libraries take (about 320 MB). Raises CorruptInput
+    Takes `memory_limit` and 5 bytes a document beside what Python and the libraries take (about 320 MB). Raises CorruptInput
     for a file that is not what `write_signatures` makes under these settings.
     """
     if not signatures or len(set(signatures)) != len(signatures):
@@ -128,8 +139,10 @@ def resolve(
     with bounded(memory_limit, temp, threads) as database:
         try:
             _name_documents(database, signatures, firsts)
-            _connect(database, settings, int(firsts[-1]))
-        except duckdb.Error as error:
+            forest = _connected(database, settings, int(firsts[-1]))
+            _gather_members(database, signatures, forest)
+            del forest
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             if found := _unreadable(signatures, expected):
                 raise found from error
             raise
@@ -170,12 +183,12 @@ def _name_documents(database: duckdb.DuckDBPyConnection, signatures: Sequence[Pa
     database.execute("CREATE TABLE files AS SELECT * FROM numbers")
     database.execute(
         f"""CREATE VIEW documents AS SELECT first + file_row_number AS number, d.*
-        FROM (SELECT *, file_index, file_row_number FROM read_parquet([{paths}])) d JOIN files USING (file_index)"""
+        FROM (SELECT *, file_index, file_row_number FROM read_parquet([{paths}], hive_partitioning = false)) d JOIN files USING (file_index)"""
     )
 
 
-def _connect(database: duckdb.DuckDBPyConnection, settings: Deduplication, count: int) -> None:
-    """The table `members`: the documents that are not alone, with a number that those of one cluster share."""
+def _connected(database: duckdb.DuckDBPyConnection, settings: Deduplication, count: int) -> _Forest:
+    """The documents, by number, joined where they share a text or a band."""
     forest = _Forest(count)
     for key in (_text_key(settings), *_band_names(settings)):
         edges = database.sql(
@@ -185,12 +198,29 @@ def _connect(database: duckdb.DuckDBPyConnection, settings: Deduplication, count
         )
         for batch in edges.to_arrow_reader(EDGES_AT_ONCE):
             forest.join(*(column.to_numpy() for column in batch.columns))
-    database.execute("CREATE TABLE members (number BIGINT, cluster BIGINT)")
-    for members in forest.members():
-        database.register("found", members)
-        database.execute("INSERT INTO members SELECT * FROM found")
-        database.unregister("found")
-    database.execute("INSERT INTO members SELECT DISTINCT cluster, cluster FROM members")
+    return forest
+
+
+def _gather_members(database: duckdb.DuckDBPyConnection, signatures: Sequence[Path], forest: _Forest) -> None:
+    """The table `members`: the documents that are not alone, with the number of the first in their cluster.
+
+    Picked out of the files as they are read: DuckDB does not join millions of them within a small limit.
+    """
+    database.execute(
+        """CREATE TABLE members
+        (number BIGINT, cluster BIGINT, id VARCHAR, source VARCHAR, file VARCHAR, "offset" BIGINT, text_digest BLOB)"""
+    )
+    is_member, first = forest.settle(), 0
+    for path in signatures:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROW_GROUP, columns=[*PLACE, "text_digest"]):
+                numbers = first + np.flatnonzero(is_member[first : first + len(batch)])
+                rows = pa.table(batch).select([*PLACE, "text_digest"]).take(pa.array(numbers - first))
+                columns = [pa.array(numbers), pa.array(forest.earlier[numbers].astype(np.int64)), *rows.columns]
+                database.register("found", pa.table(columns, names=["number", "cluster", *rows.column_names]))
+                database.execute("INSERT INTO members SELECT * FROM found")
+                database.unregister("found")
+                first += len(batch)
 
 
 def _text_key(settings: Deduplication) -> str:
@@ -221,23 +251,37 @@ class _Forest:
         _, firsts = np.unique(labels, return_index=True)
         self.earlier[nodes] = nodes[firsts[labels]]
 
-    def members(self) -> Iterator[pa.Table]:
-        """Every document that is not the first of its component, with that first one."""
+    def settle(self) -> NDArray[np.bool_]:
+        """Make `earlier` the first of each document's component; says which documents are not alone in theirs."""
+        is_member = np.zeros(len(self.earlier), bool)
         for start in range(0, len(self.earlier), EDGES_AT_ONCE):
-            documents = np.arange(start, min(start + EDGES_AT_ONCE, len(self.earlier)), dtype=np.int64)
-            roots = self.roots(documents).astype(np.int64)
+            documents = np.arange(start, min(start + EDGES_AT_ONCE, len(self.earlier)))
+            roots = self.roots(documents)
             is_later = roots != documents
-            yield pa.table({"number": documents[is_later], "cluster": roots[is_later]})
+            is_member[documents[is_later]] = is_member[roots[is_later]] = True
+        return is_member
 
 
 def _judge(database: duckdb.DuckDBPyConnection, settings: Deduplication) -> None:
-    """The table `verdicts` on the members, ordered by number. In `ranked`, `rowid` is the rank in the order of `PLACE`."""
+    """The table `verdicts` on the members.
+
+    Some clusters at a time: DuckDB does not stay within its memory where it joins millions of rows with a text to one another.
+    """
+    (count,) = database.sql("SELECT count(*) FROM members").fetchall()[0]
+    parts = count // MEMBERS_AT_ONCE + 1
+    database.execute("CREATE TABLE verdicts (number BIGINT, cluster VARCHAR, cluster_size BIGINT, verdict VARCHAR)")
+    for part in range(parts):
+        _judge_clusters(database, settings, f"cluster % {parts} = {part}")
+
+
+def _judge_clusters(database: duckdb.DuckDBPyConnection, settings: Deduplication, which: str) -> None:
+    """Add to `verdicts`, ordered by number. In `ranked`, `rowid` is the rank in the order of `PLACE`."""
     database.execute(
-        f"""CREATE TABLE ranked AS SELECT number, cluster, {_COPY_KEY} FROM documents JOIN members USING (number)
+        f"""CREATE OR REPLACE TABLE ranked AS SELECT number, cluster, {_COPY_KEY} FROM members WHERE {which}
         ORDER BY id, source, file, "offset", number"""
     )
     database.execute(
-        f"""CREATE TABLE verdicts AS WITH
+        f"""INSERT INTO verdicts WITH
             copies AS (SELECT cluster, {_COPY_KEY}, min(rowid) AS first FROM ranked GROUP BY ALL),
             clusters AS (SELECT cluster, min(first) AS first, count(*) AS size FROM copies GROUP BY cluster),
             texts AS (SELECT {_text_key(settings)}, min(rowid) AS first_text FROM ranked GROUP BY ALL)

@@ -15,18 +15,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 from datatrove.executor.local import LocalPipelineExecutor
 
 from ..catalog.errors import MissingDependency, SeaLionError
 from ..catalog.store import Options
-from .rounds import Executor, Perform, is_settled
+from .rounds import Executor, Perform, Unit, is_settled
 
 RAY_TASK_SECONDS = 6 * 3600
 """For one task: datatrove's actor does not notice when its own child process is killed, so a task needs an end."""
@@ -50,40 +50,53 @@ class _Local:
         self.workers, self.logs = workers, logs
 
     def __call__(self, step: Perform, count: int) -> None:
-        workers = min(self.workers, count)
         with tempfile.TemporaryDirectory(prefix="sea-lion-") as logs:
-            tasks = LocalPipelineExecutor([step], tasks=count, workers=workers, logging_dir=logs, skip_completed=False)
             if self.workers == 1:
-                for rank in range(count):
-                    tasks._run_for_rank(rank)
+                for unit in step.units:
+                    _perform(_only(step, unit), logs)
                 return
-            try:
-                _in_processes(tasks, range(count), workers)
-            except BrokenProcessPool:
-                # Which of the tasks under way killed its worker is not known: each runs alone now.
-                for rank in range(count):
-                    if not is_settled(step.folder, step.units[rank]):
-                        _alone(tasks, rank)
+            left = deque(step.units)
+            while left:
+                # Which of the units under way killed its worker is not known: each of them runs alone now.
+                for unit in _in_processes(step, left, min(self.workers, count), logs):
+                    if not is_settled(step.folder, unit):
+                        _in_processes(step, deque([unit]), 1, logs)  # run_round sees when it is not settled then
 
 
-def _in_processes(tasks: Any, ranks: range, workers: int) -> None:
+def _in_processes(step: Perform, left: deque[Unit], workers: int, logs: str) -> list[Unit]:
+    """Do the units that are left until none is, or a worker dies; returns those that were under way then.
+
+    The pool is never given more than its workers can begin, so that this is known.
+    """
+    under_way: dict[Future[None], Unit] = {}
     pool = ProcessPoolExecutor(workers, get_context("forkserver"), initializer=_end_with, initargs=(os.getpid(),))
     try:
-        for future in as_completed([pool.submit(tasks._run_for_rank, rank) for rank in ranks]):
-            future.result()
-    except BaseException:
+        while left or under_way:
+            while left and len(under_way) < workers:
+                under_way[pool.submit(_perform, _only(step, left[0]), logs)] = left[0]
+                left.popleft()  # not sooner: a pool that is found broken takes none
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                future.result()
+                del under_way[future]
+    except BaseException as error:
         for process in list((pool._processes or {}).values()):
             process.kill()
-        raise
+        if not isinstance(error, BrokenProcessPool):
+            raise
     finally:
         pool.shutdown(cancel_futures=True)
+    return list(under_way.values())
 
 
-def _alone(tasks: Any, rank: int) -> None:
-    try:
-        _in_processes(tasks, range(rank, rank + 1), 1)
-    except BrokenProcessPool:
-        return  # run_round sees that it is not settled
+def _only(step: Perform, unit: Unit) -> Perform:
+    """What is sent to a worker: all units for each of them would be their square."""
+    return Perform(step.work, [unit], step.folder)
+
+
+def _perform(step: Perform, logs: str) -> None:
+    """Do the one unit of a step, as a datatrove task."""
+    folder = f"{logs}/{step.units[0].key}"
+    LocalPipelineExecutor([step], tasks=1, workers=1, logging_dir=folder, skip_completed=False)._run_for_rank(0)
 
 
 def _end_with(driver: int) -> None:

@@ -21,8 +21,8 @@ STAGES = (
     "exact", "near", "write",
 )  # fmt: skip
 """The stages in order; a stage's place is its `step`."""
-UNLISTED = ("read", "gate")
-"""Stages whose removals are counted only."""
+UNLISTED = ("read", "gate", "sample")
+"""Stages whose removals are counted only: most of a crawl ends there."""
 
 FLOW = pa.schema(
     [

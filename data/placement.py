@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Place:
             numbers = ", ".join(f"({i}, '{_quoted(path)}')" for i, path in enumerate(spool))
             connection.execute(
                 f"""CREATE VIEW verdicts AS SELECT v.* EXCLUDE (id, source, file, "offset"), name AS spool
-                FROM read_parquet('{_quoted(verdicts)}') v
+                FROM {_parquet([verdicts])} v
                 JOIN (VALUES {numbers}) AS files(number, name) ON number = spool_file"""
             )
             tally = Tally(folder)
@@ -100,8 +101,7 @@ def _spool(clean: Path, languages: Sequence[str]) -> list[Path]:
 
 
 def _views(connection: duckdb.DuckDBPyConnection, spool: Sequence[Path]) -> None:
-    listed = ", ".join(f"'{_quoted(path)}'" for path in spool)
-    connection.execute(f"CREATE VIEW spool AS SELECT * FROM read_parquet([{listed}], filename = true, file_row_number = true)")
+    connection.execute(f"CREATE VIEW spool AS SELECT * FROM {_parquet(spool, 'filename = true, file_row_number = true')}")
 
 
 def _count(connection: duckdb.DuckDBPyConnection, tally: Tally) -> None:
@@ -155,10 +155,9 @@ def _place(connection: duckdb.DuckDBPyConnection, path: Path, heldout: int, targ
 def parts(folder: Path, group: Group) -> list[Part]:
     """The shards that a group's documents go to."""
     rows = duckdb.connect().execute(
-        """SELECT language, source, split, part, min(id), max(id),
+        f"""SELECT language, source, split, part, min(id), max(id),
             max(max(part)) OVER (PARTITION BY language, source, split) + 1
-        FROM read_parquet($1) GROUP BY language, source, split, part ORDER BY ALL""",
-        [str(folder / PLACES)],
+        FROM {_parquet([folder / PLACES])} GROUP BY language, source, split, part ORDER BY ALL"""
     ).fetchall()  # fmt: skip
     return [
         Part(
@@ -182,12 +181,12 @@ class Write:
         chosen = ", ".join(f'spool."{name}"' for name in columns)
         with bounded(MEMORY, folder) as connection:
             _views(connection, _spool(self.clean, [part.language]))
-            places = _quoted(self.places / part.group / PLACES)
+            places = _parquet([self.places / part.group / PLACES])
             wanted: dict[str, str | int] = {"language": part.language, "source": part.source, "split": part.split}
             wanted |= {"part": part.part, "first": part.first, "last": part.last}
             found = connection.sql(
                 f"""SELECT {chosen}, spool.text, split, cluster, cluster_size
-                FROM spool JOIN read_parquet('{places}') AS places ON {JOINED.format("places")}
+                FROM spool JOIN {places} AS places ON {JOINED.format("places")}
                 WHERE places.language = $language AND places.source = $source AND split = $split AND part = $part
                     AND spool.id BETWEEN $first AND $last
                 ORDER BY {", ".join(f'spool."{name}"' for name in PLACE)}""",
@@ -200,19 +199,23 @@ class Write:
 
 
 def _count_written(tally: Tally, part: Part, folder: Path) -> None:
-    sizes = duckdb.connect().execute(
-        "SELECT count(*), sum(bytes)::BIGINT FROM read_parquet($1)", [str(folder / "documents" / part.label)]
-    ).fetchone()  # fmt: skip
+    written = _parquet([folder / "documents" / part.label])
+    sizes = duckdb.connect().execute(f"SELECT count(*), sum(bytes)::BIGINT FROM {written}").fetchone()
     assert sizes is not None
     for outcome in ("in", "out"):
         tally.add("write", outcome, part.source, part.language, sizes[1], documents=sizes[0])
 
 
+def document_licences(documents: Sequence[Path]) -> tuple[str, ...]:
+    """The licences that documents come with, as their side tables say."""
+    sql = f"SELECT DISTINCT licence FROM {_parquet(documents)} WHERE licence <> '' ORDER BY licence"
+    return tuple(licence for (licence,) in duckdb.connect().execute(sql).fetchall())
+
+
 def write_removals(files: Sequence[Path], target: Path) -> None:
     """The lists of all tasks as one table, in the order of the stages, files and offsets."""
     columns = ", ".join(f'"{name}"' for name in REMOVALS.names)
-    listed = ", ".join(f"'{_quoted(file)}'" for file in files)
-    rows = f"SELECT {columns} FROM read_parquet([{listed}])" if files else _nothing()
+    rows = f"SELECT {columns} FROM {_parquet(files)}" if files else _nothing()
     stages = ", ".join(f"'{stage}'" for stage in STAGES)
     order = f'list_position([{stages}], stage), source, file, "offset", reason, url, detail'
     with bounded(MEMORY, target.parent) as connection:
@@ -226,5 +229,11 @@ def _nothing() -> str:
     return "SELECT " + ", ".join(f'NULL::{kinds[str(field.type)]} AS "{field.name}"' for field in REMOVALS) + " WHERE false"
 
 
-def _quoted(path: Path) -> str:
+def _parquet(paths: Sequence[Path], options: str = "") -> str:
+    """Files as a table of DuckDB's, which else takes folders for columns and brackets for patterns, the catalog's own too."""
+    listed = ", ".join(f"'{_quoted(escape(str(path)))}'" for path in paths)
+    return f"read_parquet([{listed}], hive_partitioning = false{options and f', {options}'})"
+
+
+def _quoted(path: Path | str) -> str:
     return str(path).replace("'", "''")

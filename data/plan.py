@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from ..catalog.errors import CorruptInput
 from ..catalog.fingerprint import canonical_json, plain
 from .columnar import documents_sql, open_duckdb, pages_sql
+from .database import evenly
 
 pc: Any = pyarrow.compute  # its functions are made at import, type checkers do not see them
 
@@ -190,7 +191,8 @@ def _written(connection: duckdb.DuckDBPyConnection, query: str, out: Path, note:
         with pq.ParquetWriter(part, PLAN, compression="zstd") as writer:
             ordered = f"SELECT * FROM ({query}) ORDER BY warc_filename, warc_record_offset"
             rows = connection.sql(ordered).to_arrow_reader(ROWS)
-            for table in _even(rows):
+            for table in evenly(rows, ROWS):
+                table = table.cast(PLAN)
                 counts.add(table, out.name)
                 writer.write_table(table, row_group_size=ROWS)
             writer.add_key_value_metadata({NOTE: canonical_json({"format": 1, **note, **counts.summary()})})
@@ -200,19 +202,6 @@ def _written(connection: duckdb.DuckDBPyConnection, query: str, out: Path, note:
     finally:
         part.unlink(missing_ok=True)
     return counts.plan(out, note)
-
-
-def _even(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """The rows in tables of `ROWS`, whatever sizes they come in: the same rows give the same bytes of Parquet."""
-    held: list[pa.RecordBatch] = []
-    for batch in batches:
-        held.append(batch)
-        while sum(piece.num_rows for piece in held) >= ROWS:
-            table = pa.Table.from_batches(held)
-            yield table.slice(0, ROWS).cast(PLAN)
-            held = table.slice(ROWS).to_batches()
-    if held:
-        yield pa.Table.from_batches(held).cast(PLAN)
 
 
 def read_plan(path: Path) -> Plan:

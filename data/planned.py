@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from ..catalog.languages import language_code
+from ..catalog.errors import Unfinished
+from ..catalog.languages import UNKNOWN, language_code
 from .fetch import FETCHED, Fetching, fetch
 from .plan import Wanted, wanted
 from .remote import Manners
@@ -17,6 +19,18 @@ from .warc import Claim, Response, responses
 
 TASK_RECORDS = 20_000
 """Rows of a plan that are one task: about 700 MB."""
+PASSING = (
+    "timeout",
+    "connection",
+    "short_body",
+    "wrong_range",
+    "read_error",
+    "status_5",
+    "status_408",
+    "status_425",
+    "status_429",
+)
+"""How the reasons begin of failures that may pass."""
 BATCH_RECORDS = 500
 """Rows fetched together, and kept until the task is done."""
 
@@ -38,16 +52,19 @@ def plan_tasks(plan: Path) -> int:
     return math.ceil(int(pq.read_metadata(plan).num_rows) / TASK_RECORDS)
 
 
-def planned_pages(plan: Path, task: int, where: Where) -> Iterator[tuple[Response, Wanted]]:
+def planned_pages(plan: Path, task: int, where: Where, refuses_gaps: bool) -> Iterator[tuple[Response, Wanted]]:
     """The pages of one task's rows, in the plan's order; one that could not be had has the fault `fetch_<reason>`.
 
-    A page whose annotation was not fetched with it has the one of the plan. Raises what `fetch` raises.
+    A page whose annotation was not fetched with it has the one of the plan. Raises what `fetch` raises and, with
+    `refuses_gaps`, Unfinished at the end when another try may still have what could not be had.
     """
+    passing: Counter[str] = Counter()
     manners = Manners()
     manners = replace(manners, requests_per_second=manners.requests_per_second / where.processes)
     for batch in fetch(_batches(plan, task), where.mirror, where.folder, Fetching(manners=manners)):
         found = responses(batch.warc) if batch.fetched else iter(())
         for row, outcome, offset in batch.rows():
+            passing[outcome] += outcome.startswith(PASSING)
             response = next((one for one in found if one.offset == offset), None) if outcome == FETCHED else None
             if response is None:
                 reason = f"fetch_{outcome}" if outcome != FETCHED else "fetch_unreadable"
@@ -55,10 +72,16 @@ def planned_pages(plan: Path, task: int, where: Where) -> Iterator[tuple[Respons
             else:
                 yield replace(response, claim=response.claim or _claim(row)), row
 
+    if refuses_gaps and passing.total():
+        told = ", ".join(f"{count} {reason}" for reason, count in passing.most_common() if count)
+        raise Unfinished(f"{plan}, part {task}: records that the mirror did not give ({told}); run again to ask for these only")
+
 
 def _claim(row: Wanted) -> Claim | None:
     """The index names the languages of a page, the first one first, without their shares: only of that one is it known."""
     first = row.languages.partition(",")[0]
+    if row.language == UNKNOWN:
+        return None
     return Claim(((row.language, 1.0),), True) if language_code(first or row.language) == row.language else None
 
 

@@ -7,13 +7,14 @@ build the same shards: what a team publishes that may not give the texts away.
 from __future__ import annotations
 
 import logging
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from ..catalog.errors import CorruptInput, RecipeError, SeaLionError
 from ..catalog.fingerprint import plain
 from ..catalog.languages import LANGUAGES
-from ..catalog.recipes import read_table
+from ..catalog.recipes import FILES, REFERENCE, marked, read_table
 from ..catalog.records import Artifact, CrawlPlan
 from ..catalog.store import Job, Made
 from .plan import Plan, Selection, plan_of_records, plan_rows, read_plan
@@ -67,22 +68,39 @@ def planned_recipe(path: Path) -> CorpusRecipe:
 def write_corpus_plan(artifact: Artifact, folder: Path, target: Path) -> bool:
     """Write the plan of a corpus: every record that got through its gate, kept in the end or not; False when it has none.
 
-    Duplicates and what the rules dropped are in it as well, so that the ledger, too, comes out the same from there on. A plan
-    knows one source only: a corpus whose crawl sources have several names has none.
+    Duplicates and what the rules dropped are in it as well, so that the ledger, too, comes out the same from there on. A corpus
+    that a plan alone cannot rebuild has none, and a warning says why.
     """
-    names = {source["name"] for source in artifact.recipe["source"] if source["form"] in CRAWLED}
-    if len(names) > 1:
-        log.warning("%s: no plan is written, as its crawl sources have several names: %s", artifact.ref, ", ".join(names))
+    names = sorted({source["name"] for source in artifact.recipe["source"] if source["form"] in CRAWLED})
+    if not names:
         return False
-    tables = [str(path) for path in sorted(folder.glob("documents/*/*/*.parquet"))] + [str(folder / "removals.parquet")]
-    made = plan_of_records(tables, target, recipe=_published(artifact))
+    paths = [*sorted(folder.glob("documents/*/*/*.parquet")), folder / "removals.parquet"]
+    try:
+        _require_complete(artifact, names)
+        made = plan_of_records([escape(str(path)) for path in paths], target, recipe=_published(artifact, names[0]))
+    except (CorruptInput, RecipeError) as error:
+        log.warning("no plan is written: %s", error)
+        return False
     if not made.records:
         target.unlink()
     return bool(made.records)
 
 
-def _published(artifact: Artifact) -> dict[str, Any]:
-    """The corpus' recipe, its sources that came from a crawl only."""
-    recipe = dict(plain(artifact.recipe))
-    recipe["source"] = [source for source in recipe["source"] if source["form"] in CRAWLED][:1]
-    return recipe
+def _require_complete(artifact: Artifact, names: list[str]) -> None:
+    """Raise RecipeError for what keeps a stranger who has only the plan from rebuilding the corpus."""
+    place = str(artifact.ref)
+    if len(names) > 1:
+        raise RecipeError(place, "source", f"the crawl sources have several names: {', '.join(names)}")
+    recipe = read_table(artifact.recipe, CorpusRecipe, place)
+    for key, patterns in marked(recipe, FILES):
+        own = [pattern for pattern in patterns if not pattern.startswith("package:")]
+        if own and not key.startswith("source."):
+            raise RecipeError(place, key, f"a plan cannot carry the files {', '.join(own)}")
+    for key, reference in marked(recipe, REFERENCE):
+        if not key.startswith("source."):
+            raise RecipeError(place, key, f"a plan cannot carry {reference}")
+
+
+def _published(artifact: Artifact, name: str) -> dict[str, Any]:
+    """The corpus' recipe with the plan as its one source: where the maker's files lie is not published."""
+    return {**plain(artifact.recipe), "source": [{"name": name, "form": "plan"}]}

@@ -103,6 +103,8 @@ class Deduplication:
     def __post_init__(self) -> None:
         if min(self.ngram, self.buckets, self.hashes_per_bucket) < 1:
             raise ValueError("ngram, buckets and hashes_per_bucket must be at least 1")
+        if self.ngram > 100 or self.buckets > 256 or self.hashes_per_bucket > 64:
+            raise ValueError("ngram must be at most 100, buckets at most 256 and hashes_per_bucket at most 64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +147,17 @@ class CorpusRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super(CorpusRecipe, self).__post_init__()
-        if self.shard_megabytes < 1 or self.heldout_documents < 0:
-            raise ValueError("shard_megabytes must be at least 1, heldout_documents at least 0")
+        if not 1 <= self.shard_megabytes <= 1 << 20 or self.heldout_documents < 0:
+            raise ValueError("shard_megabytes must be at least 1 (and below a million), heldout_documents at least 0")
+
+    def beside(self) -> dict[str, Any]:
+        """What a preset says, and the lists inside datatrove, decide on the documents as well."""
+        from .presets import preset_of
+        from .urls import bundled_digest
+
+        presets = [plain(preset_of(source.preset, source.reading.changes())) for source in self.source if source.preset]
+        lists = {"bundled": bundled_digest()} if self.bundled_url_lists else {}
+        return ({"presets": presets} if presets else {}) | lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

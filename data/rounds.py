@@ -39,6 +39,9 @@ LINE_SECONDS = 30
 PASSES = 3
 """How often a unit is given to the executor: one that its workers die of is then recorded as failed."""
 FAILED = ".failed"
+"""Ends the name of a unit's record of its failure."""
+FAILURE = "failed"
+"""There once any unit of the round has failed: to look for the records would list the folder for each task."""
 
 
 class Unit(Protocol):
@@ -75,7 +78,7 @@ class Perform(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Do the unit; what it raises is recorded beside its folder, and no other is begun after that."""
         unit = self.units[rank]
-        if not is_settled(self.folder, unit) and not _has_failure(self.folder):
+        if not is_settled(self.folder, unit) and not (self.folder / FAILURE).exists():
             try:
                 _do(self.work, unit, self.folder)
             except Exception as error:
@@ -91,14 +94,16 @@ def run_round(
     The first unit that fails ends the round, and its error is raised; what is done stays, and a failure is tried again next
     time. Raises Unfinished when the disk is full or a unit's workers die again and again.
     """
+    if len({unit.key for unit in units}) < len(units):
+        raise ValueError(f"{name}: two units have the same key")
     folder.mkdir(parents=True, exist_ok=True)
-    for failure in folder.glob(f"*{FAILED}"):
-        failure.unlink()
+    for failure in (*folder.glob(f"*{FAILED}"), folder / FAILURE):
+        failure.unlink(missing_ok=True)
     broken = "no message"
     with _watched(name, units, folder, shows_progress):
         for _ in range(PASSES):
             left = [unit for unit in units if not is_settled(folder, unit)]
-            if not left or _has_failure(folder):
+            if not left or (folder / FAILURE).exists():
                 break
             try:
                 executor(Perform(work, left, folder), len(left))
@@ -153,10 +158,6 @@ def _failed(folder: Path, unit: Unit) -> Path:
     return folder / f"{unit.key}{FAILED}"
 
 
-def _has_failure(folder: Path) -> bool:
-    return next(folder.glob(f"*{FAILED}"), None) is not None
-
-
 def _do(work: Work, unit: Unit, folder: Path) -> None:
     partial = folder / f".{unit.key}.{secrets.token_hex(4)}.partial"
     partial.mkdir()
@@ -182,15 +183,33 @@ def _named(error: Exception, unit: Unit) -> Exception:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Unfinished(f"{unit.label}: no space left on the device; free some, then run the same command again")
     if isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException)):
-        return Unfinished(f"{unit.label}: {str(error).splitlines()[0]}; free some space, then run the same command again")
+        line = str(error).splitlines()[0]
+        # A full disk is out of memory too for DuckDB, which then fails to move a block there.
+        is_memory = isinstance(error, duckdb.OutOfMemoryException) and "offload" not in line
+        advice = "give DuckDB more memory" if is_memory else "free some disk space"
+        return Unfinished(f"{unit.label}: {line}; {advice}, then run the same command again")
     return RuntimeError(f"{unit.label} failed:\n{''.join(format_exception(error))}")
 
 
 def _record(folder: Path, unit: Unit, error: Exception) -> None:
-    _failed(folder, unit).write_bytes(pickle.dumps(error))
+    """Write the error down, whole or not at all; raises it when there is no space for that."""
+    partial = folder / f".{unit.key}.{secrets.token_hex(4)}{FAILED}"
+    try:
+        partial.write_bytes(pickle.dumps(error))
+        partial.rename(_failed(folder, unit))
+        (folder / FAILURE).touch()
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise error from None
 
 
 def _recorded(folder: Path, unit: Unit) -> Exception:
-    error = pickle.loads(_failed(folder, unit).read_bytes())
+    try:
+        error = pickle.loads(_failed(folder, unit).read_bytes())
+    except Exception as problem:  # a damaged pickle can raise anything
+        return Unfinished(
+            f"{unit.label}: it failed, and the record of why cannot be read ({type(problem).__name__}); "
+            "the same command tries it again"
+        )
     assert isinstance(error, Exception)
     return error

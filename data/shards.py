@@ -19,6 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from ..catalog.fingerprint import file_digest
 from ..catalog.records import Shard
+from .database import evenly
 
 ROW_GROUP = 1_000
 """Documents a row group: what a reader holds in memory at once."""
@@ -108,26 +109,10 @@ def write_shard(folder: Path, name: str, batches: Iterable[pa.RecordBatch]) -> N
         pq.ParquetWriter(paths[0], SCHEMA, compression="zstd") as texts,
         pq.ParquetWriter(paths[1], DOCUMENTS, compression="zstd") as sides,
     ):
-        for group in _regrouped(batches):
+        for group in evenly(batches, ROW_GROUP):
             texts.write_table(group.select(SCHEMA.names).cast(SCHEMA))
             side = group.add_column(0, "shard", pa.array([f"shards/{name}"] * len(group)))
             sides.write_table(side.select(DOCUMENTS.names).cast(DOCUMENTS))
-
-
-def _regrouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Tables of exactly `ROW_GROUP` rows, and one of what is left."""
-    held: list[pa.RecordBatch] = []
-    missing = ROW_GROUP
-    for batch in batches:
-        while batch.num_rows:
-            held.append(batch.slice(0, missing))
-            batch = batch.slice(len(held[-1]))
-            missing -= len(held[-1])
-            if not missing:
-                yield pa.Table.from_batches(held).combine_chunks()
-                held, missing = [], ROW_GROUP
-    if held:
-        yield pa.Table.from_batches(held).combine_chunks()
 
 
 def shard_name(language: str, source: str, split: str, part: int, parts: int) -> str:

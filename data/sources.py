@@ -50,7 +50,7 @@ class Task:
     paths: tuple[str, ...]
     """Local files, or places below the mirror for a listing."""
     root: str = ""
-    """Folder that ids of form `files` are relative to."""
+    """The common folder of the source's local files: what `file` of a document is relative to."""
     batch: int = -1
     """Form `plan`: which part of the plan."""
 
@@ -71,22 +71,21 @@ def tasks(recipe: CorpusRecipe, files: Mapping[str, Sequence[Path]], mirror: str
     found: list[Task] = []
     for i, source in enumerate(recipe.source):
         if source.listing:
-            found += [_task(i, source, (name,), 0) for name in listed(source, mirror)]
+            found += [_task(i, source, (name,), "") for name in listed(source, mirror)]
             continue
         if source.reading.hub:
-            found.append(_task(i, source, ("",), -1))
+            found.append(_task(i, source, ("",), ""))
             continue
         paths = files.get(f"source.{i}.files", [])
         if source.form == "plan":
             for path in paths:
                 read_plan(path)
-                found += [_task(i, source, (str(path),), n) for n in range(plan_tasks(path))]
+                found += [_task(i, source, (str(path),), "", n) for n in range(plan_tasks(path))]
             continue
         for path in paths if recipe.bad_files == "refuse" else ():
             _check(source, path)
-        root = os.path.commonpath([path.parent for path in paths]) if source.form == "files" else ""
-        for group in _grouped(paths):
-            found.append(_task(i, source, tuple(map(str, group)), -1, root))
+        root = os.path.commonpath([path.parent for path in paths])
+        found += [_task(i, source, tuple(map(str, group)), root) for group in _grouped(paths)]
     return found
 
 
@@ -97,10 +96,12 @@ def _check(source: Source, path: Path) -> None:
         check(preset_of(source.preset, source.reading.changes()), path)
 
 
-def _task(number: int, source: Source, paths: tuple[str, ...], batch: int, root: str = "") -> Task:
-    sizes = [0 if source.listing or not path else Path(path).stat().st_size for path in paths]
-    key = fingerprint([number, source.form, [Path(path).name for path in paths], sizes, batch])[:32]
-    return Task(source=source, key=key, paths=paths, root=root, batch=batch if source.form == "plan" else -1)
+def _task(number: int, source: Source, paths: tuple[str, ...], root: str, batch: int = -1) -> Task:
+    """`root`: the common folder of a source's local files; empty for what is read elsewhere."""
+    sizes = [Path(path).stat().st_size if root else 0 for path in paths]
+    names = [os.path.relpath(path, root) if root else path for path in paths]
+    key = fingerprint([number, source.form, names, sizes, batch])[:32]
+    return Task(source=source, key=key, paths=paths, root=root, batch=batch)
 
 
 def _grouped(paths: Sequence[Path]) -> Iterator[list[Path]]:
@@ -155,12 +156,6 @@ def check_names(recipe: CorpusRecipe) -> None:
             preset_of(source.preset, source.reading.changes(), where, f"source.{i}.preset")
 
 
-def licences(recipe: CorpusRecipe) -> tuple[str, ...]:
-    """Those of the published data sets that the recipe reads."""
-    presets = (preset_of(source.preset, source.reading.changes()) for source in recipe.source if source.preset)
-    return tuple(preset.licence for preset in presets)
-
-
 def documents(task: Task, where: Where, refuses_cut: bool) -> Iterator[Document]:
     """Every record of a task as a document.
 
@@ -182,7 +177,7 @@ def _pages(task: Task, where: Where, refuses_cut: bool) -> Iterator[Document]:
         else:
             path = Path(place)
             check_warc(path)
-            yield from _records(responses(path), path.name, refuses_cut, place)
+            yield from _records(responses(path), path.relative_to(task.root).as_posix(), refuses_cut, place)
 
 
 def _records(found: Iterator[Response], name: str, refuses_cut: bool, place: str = "") -> Iterator[Document]:
@@ -204,7 +199,7 @@ def _page(response: Response, file: str, offset: int, length: int) -> Document:
 def _planned(task: Task, where: Where, refuses_cut: bool) -> Iterator[Document]:
     """The records of one part of a plan; one that could not be fetched is a document with a fault."""
     folder = where.folder / task.key
-    for response, row in planned_pages(Path(task.paths[0]), task.batch, replace(where, folder=folder)):
+    for response, row in planned_pages(Path(task.paths[0]), task.batch, replace(where, folder=folder), refuses_cut):
         document = _page(response, row.file, row.offset, row.length)
         document.metadata["crawl"] = row.crawl
         yield document
@@ -224,6 +219,7 @@ def _row(task: Task, preset: Preset, row: Row) -> Document:
     is_believed = bool(task.source.language) or preset.trust == "believed"
     document = _given(said if is_believed else "", row.id, row.text, row.fault, row.file, row.position)
     document.metadata |= {"url": row.url, "licence": row.licence, "date": row.date, "said": said}
+    document.metadata["is_declared"] = bool(task.source.language)
     if row.crawl:
         document.metadata["crawl"] = row.crawl
     return document

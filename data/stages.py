@@ -122,7 +122,8 @@ class Gate(Stage):
         """Label the document with the language that is expected; `und` where only its text can tell."""
         if given := doc.metadata.get("given"):
             doc.metadata["language"] = given
-            return True
+            is_wanted = given in self.languages or doc.metadata.get("is_declared", True)
+            return True if is_wanted else (False, f"said_{given}")
         if "record" not in doc.metadata:
             return True
         if not self.uses_annotation:
@@ -205,11 +206,16 @@ class Extract(Stage):
         if "is_page" in doc.metadata:
             doc.text, reason = self.sandbox.article(doc.text)
         else:
-            doc.text, reason = (doc.text if doc.metadata["language"] == CODE else tidy(doc.text)), ""
+            doc.text, reason = (_encodable(doc.text) if doc.metadata["language"] == CODE else tidy(doc.text)), ""
         if reason or not doc.text:
             return False, reason or "no_article"
         doc.metadata["bytes"] = len(doc.text.encode())
         return True
+
+
+def _encodable(text: str) -> str:
+    """A text as it is, but for half surrogate pairs, which no UTF-8 holds."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class Identify(Stage):

@@ -99,6 +99,8 @@ class Thresholds:
 
 def read_thresholds(paths: Sequence[Path], languages: Sequence[str]) -> dict[str, Thresholds]:
     """Language to thresholds; raises RecipeError for an unknown key, a language twice, or a wanted one that has none."""
+    if not paths:
+        raise RecipeError("(recipe)", "thresholds", "names no file")
     found: dict[str, Thresholds] = {}
     for path in paths:
         tables = read_toml(path)

@@ -239,6 +239,11 @@ def _lines(file: IO[bytes], source: Path | str) -> Iterator[bytes]:
         raise CorruptInput(source, "", f"cannot be unpacked: {error}") from error
 
 
+def bundled_digest() -> str:
+    """Digest of the archive that `BUNDLED` are read from."""
+    return file_digest(_archive())
+
+
 def _archive() -> Path:
     package = find_spec("datatrove")
     places = package.submodule_search_locations if package else None

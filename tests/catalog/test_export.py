@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -18,6 +22,7 @@ from sea_lion.catalog.errors import CorruptInput, SeaLionError
 from sea_lion.catalog.export import export
 from sea_lion.catalog.store import Options, Store
 from sea_lion.data.build import build_corpus
+from sea_lion.data.plan import read_plan
 from sea_lion.data.planning import write_corpus_plan
 from sea_lion.data.recipe import CorpusRecipe, Source
 
@@ -140,3 +145,75 @@ def test_the_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "x" / "plan.parquet").is_file() and capsys.readouterr().out.strip() == target
     assert cli.main(["catalog", "export", "corpus/two@1", "--output", target, "--catalog", str(store.root)]) == 2
     assert "corpus/one@1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("thresholds", ["package:data/thresholds/web.toml", "mine.toml"], "mine.toml"),
+        ("url_lists", ["/secret/domains.txt"], "/secret/domains.txt"),
+        ("language_model", ["glotlid.bin"], "glotlid.bin"),
+        ("evaluation_ngrams", "ngrams/suites@1", "ngrams/suites@1"),
+    ],
+)
+def test_no_plan_for_what_a_stranger_cannot_rebuild(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str, value: Any, said: str
+) -> None:
+    artifact = store.require("corpus/one@1")
+    changed = replace(artifact, recipe=artifact.recipe | {key: value})
+    with caplog.at_level(logging.WARNING):
+        assert not write_corpus_plan(changed, store.folder(artifact.ref), tmp_path / "plan.parquet")
+    assert f"corpus/one@1: {key}: a plan cannot carry" in caplog.text and said in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_plan_when_records_overlap(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two folders may hold files of one name: their records cannot be told apart, the corpus is published all the same."""
+    artifact = store.require("corpus/one@1")
+    removals = pq.read_table(store.folder(artifact.ref) / "removals.parquet")
+    crawled = removals.filter(pc.greater(removals["length"], 0))
+    other = crawled.set_column(crawled.schema.get_field_index("offset"), "offset", pc.add(crawled["offset"], 1))
+    pq.write_table(pa.concat_tables([crawled, other]), tmp_path / "removals.parquet")
+    assert not write_corpus_plan(artifact, tmp_path, tmp_path / "plan.parquet")
+    assert "no plan is written" in caplog.text and "in the record before it" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["removals.parquet"]
+
+
+def test_a_plan_of_a_catalog_whose_path_looks_like_a_pattern(store: Store, exported: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "cat[1]"
+    shutil.copytree(store.folder(store.require("corpus/one@1").ref), folder)
+    assert write_corpus_plan(store.require("corpus/one@1"), folder, tmp_path / "plan.parquet")
+    assert (tmp_path / "plan.parquet").read_bytes() == (exported / "plan.parquet").read_bytes()
+
+
+def test_where_files_lie_is_not_published(store: Store, exported: Path) -> None:
+    from sea_lion.catalog.cards import dataset_card
+
+    artifact = store.require("corpus/one@1")
+    source = artifact.recipe["source"][0] | {"files": ["/home/somebody/crawl/*.warc.gz"]}
+    recipe = artifact.recipe | {"source": [source], "url_lists": ["/home/somebody/lists/adult.txt"]}
+    card = dataset_card(store, replace(artifact, recipe=recipe))
+    assert "somebody" not in card and '"*.warc.gz"' in card and '"adult.txt"' in card
+    assert '"package:data/thresholds/web.toml"' in card
+    assert read_plan(exported / "plan.parquet").recipe["source"] == [{"name": "web", "form": "plan"}]
+
+
+def test_names_and_folders_in_every_form(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with slashes; a target that ends in a slash, is empty, or is where one stands."""
+    text = Source(name="text", form="jsonl", files=("package:data/sample/english.jsonl",), language="eng")
+    recipe = CorpusRecipe(kind="corpus", name="corpus/a/b", version="1", languages=("eng",), source=(text,))
+    own = Store(tmp_path / "artifacts")
+    own.make(recipe, Path("/"), build_corpus, Options())
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "here").mkdir()
+    for target in ("new/folder/", "empty/"):
+        command = ["catalog", "export", "corpus/a/b@1", "--output", f"{tmp_path}/{target}", "--catalog", str(own.root)]
+        assert cli.main(command) == 0
+        assert json.loads((tmp_path / target / "croissant.json").read_text("utf-8"))["name"] == "a-b"
+        assert not (tmp_path / target / "plan.parquet").exists()
+    monkeypatch.chdir(tmp_path / "here")
+    export(own, "corpus/a/b@1", Path(), "parquet", write_corpus_plan)
+    assert (tmp_path / "here" / "README.md").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "empty", "here", "new"]

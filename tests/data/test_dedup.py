@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import subprocess
@@ -30,6 +31,7 @@ from hypothesis import strategies as st
 
 from sea_lion.catalog.errors import CorruptInput
 from sea_lion.catalog.languages import LANGUAGES
+from sea_lion.data import dedup
 from sea_lion.data.dedup import PLACE, VERDICTS, resolve, write_signatures
 from sea_lion.data.minhash import CHARACTERS_A_WORD, MinHash, shingles, text_digest
 from sea_lion.data.recipe import Deduplication
@@ -367,6 +369,23 @@ def test_a_spool_that_is_none_is_named(rows: dict[str, list[str | None]] | None,
         pq.write_table(pa.table(complete | rows), spool)
     with pytest.raises(CorruptInput, match=r"spool\.parquet: "):
         write_signatures(spool, tmp_path / "out", "tha", BOTH)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_full_disk_is_not_called_corrupt_input(tmp_path: Path) -> None:
+    spool = tmp_path / "spool.parquet"
+    pq.write_table(pa.table({"id": ["a"], "source": ["web"], "file": ["x"], "offset": [0], "text": ["x"]}), spool)
+    with pytest.raises(OSError) as raised:
+        write_signatures(spool, Path("/dev/full"), "tha", BOTH)
+    assert raised.value.errno == errno.ENOSPC
+
+
+def test_how_many_clusters_are_judged_at_once_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = many_signatures(tmp_path, 3_000)
+    resolve(paths, tmp_path / "once", BOTH, temp=tmp_path / "temp")
+    monkeypatch.setattr(dedup, "MEMBERS_AT_ONCE", 50)
+    resolve(paths, tmp_path / "parts", BOTH, temp=tmp_path / "temp")
+    assert (tmp_path / "once").read_bytes() == (tmp_path / "parts").read_bytes()
 
 
 MEASURED = """

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 import signal
 import stat
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from sea_lion.catalog.errors import CorruptInput, SeaLionError, Unfinished
 from sea_lion.catalog.store import Options
-from sea_lion.data.executors import executor
-from sea_lion.data.rounds import Perform, run_round
+from sea_lion.data.executors import _in_processes, _only, executor
+from sea_lion.data.rounds import Perform, _named, run_round
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,86 @@ def test_a_unit_that_kills_its_workers_is_named_and_the_others_are_done(tmp_path
     assert squares(tmp_path / "round") == {key: value for key, value in EXPECTED.items() if key != "u05"}
     run_round("squares", Square(traces), UNITS, tmp_path / "round", local(tmp_path, 2))
     assert squares(tmp_path / "round") == EXPECTED
+
+
+def test_the_others_run_in_a_pool_again_after_a_worker_was_killed(tmp_path: Path, traces: Path) -> None:
+    run_round("pids", Pid(traces), UNITS, tmp_path / "round", local(tmp_path, 2))
+    pids = [path.read_text() for path in (tmp_path / "round").glob("*/pid")]
+    # The one or two that were under way have a process each; the first pool and the second have two at most.
+    assert len(pids) == len(UNITS) and len(set(pids)) <= 6
+
+
+@dataclass(frozen=True)
+class Pid:
+    """Writes who did it; the first worker is killed over its first unit."""
+
+    traces: Path
+
+    def __call__(self, unit: Number, folder: Path) -> None:
+        try:
+            (self.traces / "killed").touch(exist_ok=False)
+        except FileExistsError:
+            (folder / "pid").write_text(str(os.getpid()))
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_is_sent_its_own_unit_only(tmp_path: Path, traces: Path) -> None:
+    left = deque(UNITS)
+    step = Perform(Sent(), UNITS, tmp_path)
+    assert _in_processes(step, left, 2, str(tmp_path / "logs")) == [] and not left
+    assert {path.parent.name for path in tmp_path.glob("*/sent")} == set(EXPECTED)
+    assert pickle.loads(pickle.dumps(_only(step, UNITS[3]))).units == [UNITS[3]]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Writes a file."""
+
+    def __call__(self, unit: Number, folder: Path) -> None:
+        (folder / "sent").touch()
+
+
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "round"
+
+    def damaged(step: Perform, count: int) -> None:
+        (folder / "u03.failed").touch()
+
+    with pytest.raises(Unfinished, match=r"number 3: it failed, and the record .* \(EOFError\)"):
+        run_round("squares", Square(tmp_path), UNITS, folder, damaged)
+
+
+def test_a_record_that_cannot_be_written_leaves_nothing_and_its_error_is_raised(
+    tmp_path: Path, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CorruptInput, match="is no number"):
+        run_round("squares", Square(traces, fails_for=(0,)), UNITS, tmp_path / "round", local(tmp_path, 1))
+    assert list((tmp_path / "round").glob("*failed")) == []
+
+
+def test_no_other_unit_is_begun_after_a_failure_and_the_next_round_begins_anew(tmp_path: Path, traces: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(CorruptInput):
+            run_round("squares", Square(traces, fails_for=(1,)), UNITS, tmp_path / "round", local(tmp_path, 1))
+    assert sorted(path.name[:3] for path in traces.iterdir()) == ["u00", "u01", "u01"]
+
+
+def test_two_units_with_one_key_are_refused(tmp_path: Path, traces: Path) -> None:
+    with pytest.raises(ValueError, match="same key"):
+        run_round("squares", Square(traces), [UNITS[0], Number("u00", 5)], tmp_path, local(tmp_path, 1))
+
+
+def test_duckdb_s_two_kinds_of_full_are_told_apart() -> None:
+    memory = duckdb.OutOfMemoryException("Out of Memory Error: could not allocate block of size 256.0 KiB")
+    disk = duckdb.OutOfMemoryException("Out of Memory Error: failed to offload data block of size 256.0 KiB")
+    assert "more memory" in str(_named(memory, UNITS[0])) and "disk" not in str(_named(memory, UNITS[0]))
+    assert "disk space" in str(_named(disk, UNITS[0]))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -178,8 +178,11 @@ def test_bad_files_are_refused_or_counted(mirror: Path, tmp_path: Path) -> None:
     (tmp_path / "b.warc.gz").write_bytes(whole[1].read_bytes()[:-200])
     (tmp_path / "c.warc.gz").write_bytes(b"this is no crawl")
     source = Source(name="web", form="warc", files=(str(tmp_path / "*.warc.gz"),))
-    with pytest.raises(CorruptInput, match=r"b\.warc\.gz: byte \d+: .*cut short"):
+    with pytest.raises(CorruptInput, match=r"c\.warc\.gz: is not a gzipped WARC file"):
         build(tmp_path / "refused", recipe(source))
+    two = Source(name="web", form="warc", files=(str(tmp_path / "[ab].warc.gz"),))
+    with pytest.raises(CorruptInput, match=r"b\.warc\.gz: byte \d+: .*cut short"):
+        build(tmp_path / "refused", recipe(two))
     artifact, folder = build(tmp_path / "counted", recipe(source, bad_files="count"))
     failures = pq.read_table(folder / "failures.parquet").to_pylist()
     assert [(row["source"], row["file"]) for row in failures] == [("web", "c.warc.gz")]
