@@ -95,7 +95,7 @@ def ours(
     with Sandbox(extractor) as sandbox:
         for name in (WARM, CRAWL):
             tally = Tally(folder)
-            task = Task(source=source, key=name, paths=(str(folder / f"{name}.{ending}"),), batch=batch)
+            task = Task(source=source, key=name, paths=(str(folder / f"{name}.{ending}"),), root=str(folder), batch=batch)
             with tempfile.TemporaryDirectory(dir=folder) as fetched:
                 data = stages.Read(tally, task, Where(mirror=str(folder), folder=Path(fetched)), True).run()
                 for stage in (

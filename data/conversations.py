@@ -32,7 +32,7 @@ from ..catalog.store import Job, Made
 from .chat_files import raw_rows, stem
 from .chat_formats import BadRow, Form, Messages, canonical, turns
 from .chat_recipe import ConversationsRecipe
-from .database import bounded
+from .database import bounded, parquet
 from .decontaminate import NgramIndex
 from .language import identify
 
@@ -269,14 +269,14 @@ def _without_duplicates(spool: Path, out: Path, schema: pa.Schema, is_on: bool, 
 
 def _duplicates(spool: Path) -> Iterator[tuple[int, str]]:
     """Row of the spool, counted from 0, and id of the first equal one, of every duplicate in the order of the rows."""
+    spooled = parquet([spool], "file_row_number = true")
     with bounded(MEMORY_LIMIT, spool.parent) as connection:
         found = connection.execute(
             "WITH seen AS (SELECT digest, min(file_row_number) AS first, count(*) AS times "
-            "  FROM read_parquet($spool, file_row_number = true, hive_partitioning = false) GROUP BY digest HAVING times > 1), "
-            "rows AS (SELECT digest, id, file_row_number AS place FROM read_parquet($spool, file_row_number = true, hive_partitioning = false)) "
+            f"  FROM {spooled} GROUP BY digest HAVING times > 1), "
+            f"rows AS (SELECT digest, id, file_row_number AS place FROM {spooled}) "
             "SELECT rows.place, head.id FROM seen JOIN rows USING (digest) JOIN rows AS head ON head.place = seen.first "
-            "WHERE rows.place > seen.first ORDER BY rows.place",
-            {"spool": str(spool)},
+            "WHERE rows.place > seen.first ORDER BY rows.place"
         )
         while rows := found.fetchmany(GROUP_ROWS):
             yield from rows

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,12 @@ def bounded(memory_limit: str, below: Path, threads: int = 1) -> Iterator[duckdb
         with duckdb.connect(config=limits) as connection:
             connection.execute("SET enable_progress_bar = false")  # else it draws one, terminal or not
             yield connection
+
+
+def parquet(paths: Sequence[Path], options: str = "") -> str:
+    """Files as a table of DuckDB's, which else takes folders for columns and brackets for patterns, the catalog's own too."""
+    listed = ", ".join("'" + escape(str(path)).replace("'", "''") + "'" for path in paths)
+    return f"read_parquet([{listed}], hive_partitioning = false{options and f', {options}'})"
 
 
 def evenly(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:

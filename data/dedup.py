@@ -25,7 +25,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..catalog.errors import CorruptInput
-from .database import bounded
+from .database import bounded, parquet
 from .minhash import MinHash, language_group, shingles, text_digest
 from .recipe import Deduplication
 
@@ -177,13 +177,12 @@ def _unreadable(signatures: Sequence[Path], expected: pa.Schema) -> CorruptInput
 
 def _name_documents(database: duckdb.DuckDBPyConnection, signatures: Sequence[Path], firsts: NDArray[np.int64]) -> None:
     """The view `documents`, with a `number` that counts them over all files."""
-    paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in signatures)
     numbers = pa.table({"file_index": np.arange(len(signatures), dtype=np.uint64), "first": firsts[:-1]})
     database.register("numbers", numbers)
     database.execute("CREATE TABLE files AS SELECT * FROM numbers")
     database.execute(
         f"""CREATE VIEW documents AS SELECT first + file_row_number AS number, d.*
-        FROM (SELECT *, file_index, file_row_number FROM read_parquet([{paths}], hive_partitioning = false)) d JOIN files USING (file_index)"""
+        FROM (SELECT *, file_index, file_row_number FROM {parquet(signatures)}) d JOIN files USING (file_index)"""
     )
 
 

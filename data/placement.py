@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from ..catalog.fingerprint import fingerprint
-from .database import bounded
+from .database import bounded, parquet
 from .dedup import PLACE, resolve
 from .ledger import LISTED, REMOVALS, STAGES, Tally
 from .recipe import CorpusRecipe
@@ -85,7 +84,7 @@ class Place:
             numbers = ", ".join(f"({i}, '{_quoted(path)}')" for i, path in enumerate(spool))
             connection.execute(
                 f"""CREATE VIEW verdicts AS SELECT v.* EXCLUDE (id, source, file, "offset"), name AS spool
-                FROM {_parquet([verdicts])} v
+                FROM {parquet([verdicts])} v
                 JOIN (VALUES {numbers}) AS files(number, name) ON number = spool_file"""
             )
             tally = Tally(folder)
@@ -101,7 +100,7 @@ def _spool(clean: Path, languages: Sequence[str]) -> list[Path]:
 
 
 def _views(connection: duckdb.DuckDBPyConnection, spool: Sequence[Path]) -> None:
-    connection.execute(f"CREATE VIEW spool AS SELECT * FROM {_parquet(spool, 'filename = true, file_row_number = true')}")
+    connection.execute(f"CREATE VIEW spool AS SELECT * FROM {parquet(spool, 'filename = true, file_row_number = true')}")
 
 
 def _count(connection: duckdb.DuckDBPyConnection, tally: Tally) -> None:
@@ -157,7 +156,7 @@ def parts(folder: Path, group: Group) -> list[Part]:
     rows = duckdb.connect().execute(
         f"""SELECT language, source, split, part, min(id), max(id),
             max(max(part)) OVER (PARTITION BY language, source, split) + 1
-        FROM {_parquet([folder / PLACES])} GROUP BY language, source, split, part ORDER BY ALL"""
+        FROM {parquet([folder / PLACES])} GROUP BY language, source, split, part ORDER BY ALL"""
     ).fetchall()  # fmt: skip
     return [
         Part(
@@ -181,7 +180,7 @@ class Write:
         chosen = ", ".join(f'spool."{name}"' for name in columns)
         with bounded(MEMORY, folder) as connection:
             _views(connection, _spool(self.clean, [part.language]))
-            places = _parquet([self.places / part.group / PLACES])
+            places = parquet([self.places / part.group / PLACES])
             wanted: dict[str, str | int] = {"language": part.language, "source": part.source, "split": part.split}
             wanted |= {"part": part.part, "first": part.first, "last": part.last}
             found = connection.sql(
@@ -199,7 +198,7 @@ class Write:
 
 
 def _count_written(tally: Tally, part: Part, folder: Path) -> None:
-    written = _parquet([folder / "documents" / part.label])
+    written = parquet([folder / "documents" / part.label])
     sizes = duckdb.connect().execute(f"SELECT count(*), sum(bytes)::BIGINT FROM {written}").fetchone()
     assert sizes is not None
     for outcome in ("in", "out"):
@@ -208,14 +207,14 @@ def _count_written(tally: Tally, part: Part, folder: Path) -> None:
 
 def document_licences(documents: Sequence[Path]) -> tuple[str, ...]:
     """The licences that documents come with, as their side tables say."""
-    sql = f"SELECT DISTINCT licence FROM {_parquet(documents)} WHERE licence <> '' ORDER BY licence"
+    sql = f"SELECT DISTINCT licence FROM {parquet(documents)} WHERE licence <> '' ORDER BY licence"
     return tuple(licence for (licence,) in duckdb.connect().execute(sql).fetchall())
 
 
 def write_removals(files: Sequence[Path], target: Path) -> None:
     """The lists of all tasks as one table, in the order of the stages, files and offsets."""
     columns = ", ".join(f'"{name}"' for name in REMOVALS.names)
-    rows = f"SELECT {columns} FROM {_parquet(files)}" if files else _nothing()
+    rows = f"SELECT {columns} FROM {parquet(files)}" if files else _nothing()
     stages = ", ".join(f"'{stage}'" for stage in STAGES)
     order = f'list_position([{stages}], stage), source, file, "offset", reason, url, detail'
     with bounded(MEMORY, target.parent) as connection:
@@ -229,11 +228,5 @@ def _nothing() -> str:
     return "SELECT " + ", ".join(f'NULL::{kinds[str(field.type)]} AS "{field.name}"' for field in REMOVALS) + " WHERE false"
 
 
-def _parquet(paths: Sequence[Path], options: str = "") -> str:
-    """Files as a table of DuckDB's, which else takes folders for columns and brackets for patterns, the catalog's own too."""
-    listed = ", ".join(f"'{_quoted(escape(str(path)))}'" for path in paths)
-    return f"read_parquet([{listed}], hive_partitioning = false{options and f', {options}'})"
-
-
-def _quoted(path: Path | str) -> str:
+def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 from warcio.archiveiterator import ArchiveIterator
 
 from sea_lion import chain, cli
-from sea_lion.catalog.errors import CorruptInput, RecipeError
+from sea_lion.catalog.errors import CorruptInput, RecipeError, Unfinished
 from sea_lion.catalog.export import export
 from sea_lion.catalog.languages import LANGUAGES
 from sea_lion.catalog.records import Artifact, CrawlPlan
@@ -26,7 +27,8 @@ from sea_lion.catalog.store import Options, Store
 from sea_lion.data.build import build_corpus
 from sea_lion.data.columnar import write_index
 from sea_lion.data.planning import make_plan, write_corpus_plan
-from sea_lion.data.recipe import CorpusRecipe, PlanRecipe, Source
+from sea_lion.data.recipe import CorpusRecipe, PlanRecipe, Reading, Source
+from sea_lion.data.remote import Manners
 
 from .conftest import WarcFile
 from .crawl_server import mirror_of, random_faults
@@ -259,3 +261,47 @@ def test_two_builds_at_once_make_one_corpus(mirror: Path, tmp_path: Path) -> Non
     times = [process.communicate()[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0] and times[0] == times[1] != ""
     assert len(chain.RECIPES) > 0 and len(list(tmp_path.rglob("artifact.json"))) == 1
+
+
+def test_listed_files_of_one_name_are_two_files(mirror: Path, tmp_path: Path) -> None:
+    for number, path in enumerate(sorted((mirror / SEGMENT).glob("*.warc.gz"))):
+        (tmp_path / "crawl" / str(number)).mkdir(parents=True)
+        (tmp_path / "crawl" / str(number) / "part.warc.gz").write_bytes(path.read_bytes())
+    (tmp_path / "paths").write_text("crawl/0/part.warc.gz\ncrawl/1/part.warc.gz\n")
+    listing = recipe(Source(name="web", form="warc", listing="paths", crawl="X"), "corpus/listing")
+    artifact, folder = build(tmp_path / "a", listing, mirror=str(tmp_path))
+    assert artifact.body.documents_in == 44  # type: ignore[union-attr]
+    assert {row["file"] for row in rows(folder)} == {"crawl/0/part.warc.gz", "crawl/1/part.warc.gz"}
+    local = recipe(Source(name="web", form="warc", files=(str(tmp_path / "crawl" / "*" / "*.warc.gz"),)), "corpus/local")
+    artifact, folder = build(tmp_path / "a", local)
+    assert artifact.body.documents_in == 44 and {row["file"] for row in rows(folder)} == {"0/part.warc.gz", "1/part.warc.gz"}  # type: ignore[union-attr]
+
+
+def test_believed_rows_in_unwanted_languages_are_dropped(tmp_path: Path) -> None:
+    lines = files("sea_lion").joinpath("data/sample/articles/tha.jsonl").read_text("utf-8").splitlines()
+    texts = [" ".join(json.loads(line)["paragraphs"]) for line in lines[:6]]
+    said = ["th", "th", "id", "jv", "th", ""]
+    table = [{"id": str(i), "text": text, "lang": code} for i, (text, code) in enumerate(zip(texts, said, strict=True))]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table), "utf-8")
+    reading = Reading(columns={"language": "lang"}, trust="believed", licence="CC-BY-4.0")
+    source = Source(name="text", form="rows", preset="jsonl", files=(str(tmp_path / "rows.jsonl"),), reading=reading)
+    artifact, folder = build(tmp_path / "a", replace(recipe(source), languages=("tha",)))
+    assert [row["language"] for row in rows(folder)] == ["tha"] * 4
+    flow = pq.read_table(folder / "flow.parquet").to_pylist()
+    lost = {row["reason"]: row["documents"] for row in flow if row["stage"] == "gate" and row["outcome"] == "removed"}
+    assert lost == {"said_ind": 1, "said_jav": 1} or lost == {"said_ind": 1, "said_jv": 1}
+    assert artifact.licence == "CC-BY-4.0"
+
+
+def test_a_mirror_that_is_down_is_asked_again(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sea_lion.data.planned.Manners", lambda: Manners(backoff=0.01, tries=2))
+    plan(tmp_path, mirror)
+    made = recipe(Source(name="web", form="plan", plan="plan/ways@1"))
+    with mirror_of(mirror) as server:
+        server.fault = lambda file, start, nth: "503" if file.endswith("00001.warc.gz") and nth < 2 else ""
+        with pytest.raises(Unfinished, match="run again to ask for these only"):
+            build(tmp_path, made, mirror=server.address)
+        asked = len(server.asked)
+        artifact, _ = build(tmp_path, made, mirror=server.address)
+        assert 0 < len(server.asked) - asked <= asked
+    assert artifact.body.documents_out == 30  # type: ignore[union-attr]
