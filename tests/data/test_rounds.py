@@ -21,7 +21,7 @@ import pytest
 from sea_lion.catalog.errors import CorruptInput, SeaLionError, Unfinished
 from sea_lion.catalog.store import Options
 from sea_lion.data.executors import _in_processes, _only, executor
-from sea_lion.data.rounds import Perform, _named, run_round
+from sea_lion.data.rounds import Perform, Unit, _named, run_round
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Pid:
 
 
 def test_a_worker_is_sent_its_own_unit_only(tmp_path: Path, traces: Path) -> None:
-    left = deque(UNITS)
+    left: deque[Unit] = deque(UNITS)
     step = Perform(Sent(), UNITS, tmp_path)
     assert _in_processes(step, left, 2, str(tmp_path / "logs")) == [] and not left
     assert {path.parent.name for path in tmp_path.glob("*/sent")} == set(EXPECTED)
