@@ -209,7 +209,8 @@ def reasons(folder: Path, name: str, urls: Iterable[str]) -> dict[str, int]:
     for response in responses(folder / f"{CRAWL}.warc.gz") if missing else ():
         if response.url in missing:
             gate = claimed(response.claim, wanted())[1]
-            why[response.url] = f"read: {response.fault}" if response.fault else f"gate: {gate}" if gate else "not planned"
+            last = "not planned" if name == "index" else "sample"
+            why[response.url] = f"read: {response.fault}" if response.fault else f"gate: {gate}" if gate else last
     return dict(Counter(why[url] for url in sorted(urls)).most_common())
 
 
