@@ -185,6 +185,8 @@ def _matches(pattern: str, base: Path) -> list[Path]:
             raise CorruptInput(path, "", "is a folder, not a file; name its files, for example with a pattern ending in /*")
         if not path.is_file():
             raise CorruptInput(path, "", "no such file")
+        if any("\ud800" <= character <= "\udfff" for character in str(path)):
+            raise CorruptInput(ascii(path.name), "", "its name is not UTF-8; rename it")
         if path.stat().st_size == 0:
             raise CorruptInput(path, "", "is empty")
     return paths

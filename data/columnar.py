@@ -110,10 +110,12 @@ def _files(connection: duckdb.DuckDBPyConnection, patterns: Sequence[str]) -> li
     return sorted(found)
 
 
-def _source(connection: duckdb.DuckDBPyConnection, files: Sequence[str], needed: Sequence[str]) -> tuple[str, set[str]]:
+def _source(
+    connection: duckdb.DuckDBPyConnection, files: Sequence[str], needed: Sequence[str], *, may_be_partitioned: bool = True
+) -> tuple[str, set[str]]:
     """The files as a table of DuckDB's, and its columns; partition folders (`crawl=…/subset=…`) are columns too."""
     listed = ", ".join(_quoted(file) for file in files)
-    is_partitioned = all("/crawl=" in file for file in files)
+    is_partitioned = may_be_partitioned and all("/crawl=" in file for file in files)
     table = f"read_parquet([{listed}], union_by_name = true, hive_partitioning = {str(is_partitioned).lower()})"
     columns = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {table}").fetchall()}
     missing = [name for name in needed if name not in columns]
@@ -172,12 +174,12 @@ def _language(selection: Selection) -> str:
 
 def documents_sql(connection: duckdb.DuckDBPyConnection, files: Sequence[str]) -> str:
     """The query that gives a plan's columns for the documents of a corpus; a record that was read twice is named once."""
-    table, _ = _source(connection, files, OF_DOCUMENTS)
+    table, _ = _source(connection, files, OF_DOCUMENTS, may_be_partitioned=False)
     return f"""
-        SELECT DISTINCT ON (file, "offset") file AS warc_filename, "offset"::BIGINT AS warc_record_offset,
+        SELECT DISTINCT ON (file, "offset", digest, url) file AS warc_filename, "offset"::BIGINT AS warc_record_offset,
             length::BIGINT AS warc_record_length, url, coalesce(digest, '') AS content_digest, '' AS content_languages,
             coalesce(nullif(language, ''), '{UNKNOWN}') AS language, coalesce(crawl, '') AS crawl
-        FROM {table} AS document WHERE length > 0 ORDER BY file, "offset", document.language"""
+        FROM {table} AS document WHERE length > 0 ORDER BY file, "offset", digest, url, document.language"""
 
 
 def index_rows(path: Path, file: str = "", crawl: str = "") -> Iterator[dict[str, Any]]:

@@ -128,3 +128,10 @@ def test_values_without_one_form_are_refused(value: object) -> None:
 def test_a_difference_names_the_field() -> None:
     old, new = {"lr": 1e-3, "optimizer": {"eps": 1e-15}, "l": [1, 2]}, {"lr": 2e-3, "optimizer": {"eps": 1e-8}, "l": [1, 3]}
     assert difference(old, new) == ["l.1: 2 -> 3", "lr: 0.001 -> 0.002", "optimizer.eps: 1e-15 -> 1e-08"]
+
+
+def test_a_file_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a\udcff.jsonl").write_text("{}")
+    recipe = ConversationsRecipe(kind="conversations", name="conversations/x", version="1", form="messages", files=("*.jsonl",))
+    with pytest.raises(CorruptInput, match="its name is not UTF-8"):
+        external_files(recipe, tmp_path)
