@@ -239,6 +239,7 @@ if __name__ == "__main__":
     driver.kill()
     driver.wait()
     _wait(lambda: not any(_is_running(pid) for pid in pids))
+    assert len(pids) >= 2 and not any(map(_is_running, pids))
 
 
 @dataclass(frozen=True)
