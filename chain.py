@@ -19,6 +19,7 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Literal, cast
 
+from .catalog import progress
 from .catalog.errors import MissingArtifact, RecipeError
 from .catalog.recipes import STAGE_PREFIX, Files, Recipe, read_recipe, references
 from .catalog.records import STRICT, Artifact, GateDecision
@@ -81,6 +82,8 @@ class Stage:
     """What stays in the stage's place after a refusal under `keep-parent`; the first baseline unless said otherwise."""
     waiver: Files = ()
     """A signed waiver file, used when the candidate is refused."""
+    licence: str = ""
+    """What the promoted model's card claims; refused when it asks for less than a parent does. Empty: all that is inherited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,10 @@ def maker(kind: str) -> Maker:
 def make(recipe: Recipe, base: Path, store: Store, options: Options) -> Artifact:
     """Make one recipe, or find it made. The area's code is imported only when there is something to do."""
     planned = store.plan(recipe, base)
-    return planned.made or store.make(recipe, base, maker(recipe.kind), options)
+    if planned.made:
+        return planned.made
+    with progress.reported(store.root, str(recipe.ref), recipe.kind):
+        return store.make(recipe, base, maker(recipe.kind), options)
 
 
 def plan(folder: Path) -> list[Node]:
@@ -261,6 +267,7 @@ def promotion_recipe(lineage: LineageRecipe, stage: Stage, decision: GateDecisio
         name=f"promotion/{stage.name}",
         version=lineage.version,
         decision=f"decision/{stage.name}@{lineage.version}",
+        licence=stage.licence,
         waiver=() if decision.verdict == "pass" else stage.waiver,
     )
 
@@ -281,22 +288,28 @@ def run(folder: Path, store: Store, options: Options) -> RunOutcome:
     """Make every node of a folder that is not made yet; a stage refused under the policy `stop` ends what needs it."""
     nodes = plan(folder)
     outcome, blocked = RunOutcome(made=[], refused=[], stopped=[]), set[str]()
-    for number, node in enumerate(nodes, 1):
-        label = f"[{number:2d}/{len(nodes)}] {node.verb:8s} {node.key}"
-        if node.needs & blocked:
-            log.info("%s: not made, a stage it needs was refused", label)
-            outcome.stopped.append(node.key)
-            blocked.add(node.key)
-            continue
-        if node.is_made(store):
-            log.info("%s: done before", label)
-        else:
-            log.info("%s ...", label)
-            start = time.perf_counter()
-            outcome.made.append(node.make(store, options))
-            log.info("%s: made in %.1f s", label, time.perf_counter() - start)
-        refusal = node.refusal(store)
-        if refusal is not None:
-            outcome.refused.append(refusal)
-            blocked.add(node.key)
+    with progress.reported(store.root, folder.name, "chain") as report:
+        for number, node in enumerate(nodes, 1):
+            report.update(stage=node.key, done=number - 1, total=len(nodes), unit="steps")
+            _make_node(node, f"[{number:2d}/{len(nodes)}] {node.verb:8s} {node.key}", store, options, outcome, blocked)
     return outcome
+
+
+def _make_node(node: Node, label: str, store: Store, options: Options, outcome: RunOutcome, blocked: set[str]) -> None:
+    """Make one node unless it is made or `blocked` holds what it needs; adds to the outcome and to what is blocked."""
+    if node.needs & blocked:
+        log.info("%s: not made, a stage it needs was refused", label)
+        outcome.stopped.append(node.key)
+        blocked.add(node.key)
+        return
+    if node.is_made(store):
+        log.info("%s: done before", label)
+    else:
+        log.info("%s ...", label)
+        start = time.perf_counter()
+        outcome.made.append(node.make(store, options))
+        log.info("%s: made in %.1f s", label, time.perf_counter() - start)
+    refusal = node.refusal(store)
+    if refusal is not None:
+        outcome.refused.append(refusal)
+        blocked.add(node.key)

@@ -18,14 +18,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import __version__, chain
 from .catalog import index
+from .catalog.commands import add_catalog, add_catalog_flag, ask, command, existing
+from .catalog.commands_care import add_care
+from .catalog.commands_detail import add_detail
 from .catalog.errors import RecipeError, SeaLionError
 from .catalog.recipes import Recipe, read_recipe
 from .catalog.records import Artifact, GateDecision
+from .catalog.remote import store_at
 from .catalog.store import Options, Store
-from .catalog.tables import FORMATS, render
+from .catalog.tables import render
 
 GATE_EXIT = {"pass": 0, "fail": 1, "hold": 2, "error": 3}
-TOKEN_GROUPS = ("language", "source", "corpus", "tokenizer", "split", "ref")
 
 EXAMPLES = {
     "build": (
@@ -85,56 +88,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sea-lion {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for verb, (purpose, example) in EXAMPLES.items():
-        command = _command(commands, verb, purpose, example)
-        command.add_argument("recipe", type=Path, nargs="?" if verb == "build" else None, help="the recipe, a TOML file")
-        _add_making_flags(command)
-        command.set_defaults(command=_make, verb=verb, from_plan=None)
+        made = command(commands, verb, purpose, example)
+        made.add_argument("recipe", type=Path, nargs="?" if verb == "build" else None, help="the recipe, a TOML file")
+        _add_making_flags(made)
+        made.set_defaults(command=_make, verb=verb, from_plan=None)
         if verb == "build":
-            command.add_argument(
+            made.add_argument(
                 "--from-plan",
                 type=Path,
                 metavar="PLAN",
                 help="instead of a recipe: a published crawl plan, which holds its recipe",
             )
-    run = _command(commands, "run", "make everything a folder of recipes describes", "sea-lion run tiny --dry-run")
+    run = command(commands, "run", "make everything a folder of recipes describes", "sea-lion run tiny --dry-run")
     run.add_argument("folder", help="a folder of recipes, or the name of a built-in one (tiny, tiny-gemma)")
     run.add_argument("--dry-run", action="store_true", help="show the plan and stop")
-    run.add_argument("--report", type=Path, help="write the HTML report here when done (default: CATALOG/report.html)")
+    run.add_argument("--report", type=Path, help="folder for the HTML report, written when done (default: CATALOG/report)")
     _add_making_flags(run)
     run.set_defaults(command=_run)
-    report = _command(commands, "report", "write the HTML report", "sea-lion report --output report.html")
-    report.add_argument("--output", type=Path, help="where to write it (default: CATALOG/report.html)")
-    _add_catalog_flag(report)
+    report = command(commands, "report", "write the HTML report, a folder of pages", "sea-lion report --output report")
+    report.add_argument("--output", type=Path, help="the folder to write (default: CATALOG/report)")
+    report.add_argument("--compare", metavar="PLACE", help="another catalog, set beside this one")
+    report.add_argument("--models", nargs=2, metavar="REF", help="two models, set side by side")
+    add_catalog_flag(report)
     report.set_defaults(command=_report)
+    _add_serve(commands)
     _add_waive(commands)
     _add_catalog(commands)
     return parser
 
 
-def _command(commands: Any, name: str, purpose: str, example: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=purpose,
-        description=purpose[0].upper() + purpose[1:] + ".",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return command
-
-
-def _add_catalog_flag(command: argparse.ArgumentParser) -> None:
-    default = Path(os.environ.get("SEA_LION_CATALOG", "artifacts"))
-    command.add_argument(
-        "--catalog",
-        type=Path,
-        default=default,
-        metavar="DIR",
-        help="folder of the artifacts (default: $SEA_LION_CATALOG or artifacts)",
-    )
-
-
 def _add_making_flags(command: argparse.ArgumentParser) -> None:
-    _add_catalog_flag(command)
+    add_catalog_flag(command)
     command.add_argument("--workers", type=int, default=1, metavar="N", help="processes for the steps that can use several")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where models run")
     command.add_argument(
@@ -159,7 +143,7 @@ def _add_making_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _add_waive(commands: Any) -> None:
-    waive = _command(
+    waive = command(
         commands,
         "waive",
         "sign a waiver for a gate decision that is not a pass",
@@ -172,34 +156,19 @@ def _add_waive(commands: Any) -> None:
     waive.add_argument("--reason", required=True, help="why it may ship all the same")
     waive.add_argument("--expires", required=True, metavar="YYYY-MM-DD", help="last day it may be used")
     waive.add_argument("--output", type=Path, required=True, help="the waiver file to write")
-    _add_catalog_flag(waive)
+    add_catalog_flag(waive)
     waive.set_defaults(command=_waive)
 
 
 def _add_catalog(commands: Any) -> None:
-    catalog = _command(commands, "catalog", "ask the catalog", "sea-lion catalog tokens --by language,source")
-    asks = catalog.add_subparsers(required=True, metavar="QUESTION")
-
-    def ask(name: str, purpose: str, example: str, function: Any, tabular: bool = True) -> argparse.ArgumentParser:
-        command = _command(asks, name, purpose, example)
-        _add_catalog_flag(command)
-        if tabular:
-            command.add_argument("--format", choices=FORMATS, default="table", help="how to print it (default: table)")
-        command.set_defaults(command=function)
-        return command
-
-    ls = ask("ls", "list the artifacts", "sea-lion catalog ls --kind checkpoint", _ls)
-    ls.add_argument("--kind", help="only this kind")
-    show = ask("show", "everything on record about one artifact", "sea-lion catalog show corpus/tiny@1", _show, tabular=False)
+    asks = add_catalog(commands)
+    add_detail(asks)
+    show = ask(
+        asks, "show", "everything on record about one artifact", "sea-lion catalog show corpus/tiny@1", _show, tabular=False
+    )
     show.add_argument("ref", help="name@version or stage:NAME")
-    lineage = ask("lineage", "where an artifact comes from", "sea-lion catalog lineage stage:tiny-llama/final", _lineage, False)
-    lineage.add_argument("ref", help="name@version or stage:NAME")
-    lineage.add_argument("--json", action="store_true", help="as JSON")
-    sql = ask("sql", "a query over the index", "sea-lion catalog sql 'SELECT * FROM balance'", _sql)
-    sql.add_argument("query", help="SQL (DuckDB), read only; tables and views are listed in docs/catalog.md")
-    tokens = ask("tokens", "tokens of the corpora", "sea-lion catalog tokens --by language,source", _tokens)
-    tokens.add_argument("--by", default="language,source", help=f"columns, of: {', '.join(TOKEN_GROUPS)}")
     export = ask(
+        asks,
         "export",
         "a corpus as a folder to publish",
         "sea-lion catalog export corpus/tiny@1 --output tiny",
@@ -209,7 +178,8 @@ def _add_catalog(commands: Any) -> None:
     export.add_argument("ref", help="name@version of a corpus")
     export.add_argument("--output", type=Path, required=True, help="the folder to make")
     export.add_argument("--form", choices=("parquet", "jsonl"), default="parquet", help="of the documents (default: parquet)")
-    ask("rebuild", "make the index anew from the artifacts' records", "sea-lion catalog rebuild", _rebuild, tabular=False)
+    export.add_argument("--licence", default="", metavar="EXPRESSION", help="what its card claims (default: all it inherits)")
+    add_care(asks)
 
 
 def _options(arguments: argparse.Namespace) -> Options:
@@ -241,10 +211,10 @@ def _make(arguments: argparse.Namespace) -> int:
     verb = chain.KINDS[recipe.kind].verb if recipe.kind in chain.KINDS else "run"
     if verb != arguments.verb:
         raise RecipeError(arguments.recipe, "kind", f"a recipe of kind {recipe.kind!r} is made by 'sea-lion {verb}'")
-    store = Store(arguments.catalog)
+    store = store_at(arguments.catalog)
     artifact = chain.make(recipe, arguments.recipe.parent, store, _options(arguments))
-    index.rebuild(store)
-    print(f"{artifact.ref}  {store.folder(artifact.ref)}")
+    index.refresh(store)
+    print(f"{artifact.ref}  {store.path(artifact.ref)}")
     if isinstance(artifact.body, GateDecision):
         print(f"{artifact.body.verdict}: {artifact.body.reason}")
         return GATE_EXIT[artifact.body.verdict]
@@ -252,7 +222,7 @@ def _make(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    folder, store = chain.recipe_folder(arguments.folder), Store(arguments.catalog)
+    folder, store = chain.recipe_folder(arguments.folder), store_at(arguments.catalog)
     if arguments.dry_run:
         rows = [(node.verb, node.key, "done" if node.is_made(store) else "to make") for node in chain.plan(folder)]
         print(render(["verb", "artifact", "state"], rows, "table"))
@@ -261,35 +231,58 @@ def _run(arguments: argparse.Namespace) -> int:
         outcome = chain.run(folder, store, _options(arguments))
     finally:
         if store.root.is_dir() and not index.is_current(store):
-            index.rebuild(store)
-    report = arguments.report or arguments.catalog / "report.html"
-    if outcome.made or not report.is_file():
+            index.refresh(store)
+    report = arguments.report or store.root / "report"
+    if outcome.made or not (report / "index.html").is_file():
         _write_report(store, report)
     for decision in outcome.refused:
         print(f"{decision.stage}: {decision.verdict}, {decision.model} is not promoted: {decision.reason}")
-    print(f"report: {report}")
+    print(f"report: {report / 'index.html'}")
     if outcome.stopped:
         raise SeaLionError(f"{len(outcome.stopped)} steps were not made, because a stage they need was refused")
     return 0
 
 
-def _write_report(store: Store, path: Path) -> None:
+def _write_report(store: Store, folder: Path, other: Store | None = None, models: tuple[str, str] | None = None) -> None:
     from .catalog.report import write_report
 
-    write_report(store, path)
+    write_report(store, folder, other, models)
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    path = arguments.output or arguments.catalog / "report.html"
-    _write_report(Store(_existing(arguments.catalog)), path)
-    print(f"report: {path}")
+    store = existing(arguments.catalog)
+    folder = arguments.output or store.root / "report"
+    other = existing(arguments.compare) if arguments.compare else None
+    models = (arguments.models[0], arguments.models[1]) if arguments.models else None
+    _write_report(store, folder, other, models)
+    print(f"report: {folder / 'index.html'}")
     return 0
+
+
+def _add_serve(commands: Any) -> None:
+    serve = command(commands, "serve", "show the report live, read only", "sea-lion serve --port 8000")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8000, help="(default: %(default)s; 0: any free one)")
+    serve.add_argument(
+        "--token",
+        default=os.environ.get("SEA_LION_TOKEN", ""),
+        help="who asks must show it; needed beyond loopback; auto: make one and print it (default: $SEA_LION_TOKEN)",
+    )
+    add_catalog_flag(serve)
+    serve.set_defaults(command=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from .catalog.serve import serve
+
+    existing(arguments.catalog)
+    return serve(lambda: existing(arguments.catalog), host=arguments.host, port=arguments.port, token=arguments.token)
 
 
 def _waive(arguments: argparse.Namespace) -> int:
     from .eval.waiver import read_signing_key, sign_waiver, write_waiver
 
-    artifact = Store(_existing(arguments.catalog)).require(arguments.decision)
+    artifact = existing(arguments.catalog).require(arguments.decision)
     if not isinstance(artifact.body, GateDecision):
         raise SeaLionError(f"{artifact.ref} is a {artifact.kind}, not a gate decision")
     try:
@@ -305,67 +298,19 @@ def _waive(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _existing(root: Path) -> Path:
-    if not root.is_dir():
-        raise SeaLionError(f"{root}: no catalog there; name one with --catalog, or make one with 'sea-lion run tiny'")
-    return root
-
-
-def _answer(arguments: argparse.Namespace, sql: str, parameters: Sequence[Any] = ()) -> int:
-    columns, rows = index.query(Store(_existing(arguments.catalog)), sql, parameters)
-    print(render(columns, rows, arguments.format))
-    return 0
-
-
-def _ls(arguments: argparse.Namespace) -> int:
-    sql = "SELECT ref, kind, left(fingerprint, 12) AS fingerprint, bytes, created, licence FROM artifacts"
-    if arguments.kind:
-        return _answer(arguments, f"{sql} WHERE kind = $1 ORDER BY ref", [arguments.kind])
-    return _answer(arguments, f"{sql} ORDER BY ref")
-
-
 def _show(arguments: argparse.Namespace) -> int:
     from .catalog.report import artifact_summary
 
-    store = Store(_existing(arguments.catalog))
+    store = existing(arguments.catalog)
     artifact: Artifact = store.require(arguments.ref)
     print(artifact_summary(store, artifact))
     return 0
-
-
-def _lineage(arguments: argparse.Namespace) -> int:
-    from .catalog.lineage import lineage_json, lineage_text
-
-    store = Store(_existing(arguments.catalog))
-    ref = str(store.require(arguments.ref).ref)
-    print(lineage_json(store, ref) if arguments.json else lineage_text(store, ref))
-    return 0
-
-
-def _sql(arguments: argparse.Namespace) -> int:
-    return _answer(arguments, arguments.query)
-
-
-def _tokens(arguments: argparse.Namespace) -> int:
-    groups = [group.strip() for group in arguments.by.split(",") if group.strip()]
-    unknown = [group for group in groups if group not in TOKEN_GROUPS]
-    if unknown or not groups:
-        raise SeaLionError(f"--by {arguments.by!r}: name columns of {', '.join(TOKEN_GROUPS)}")
-    columns = ", ".join(groups)
-    sql = f"""SELECT {columns}, sum(documents)::BIGINT AS documents, sum(bytes)::BIGINT AS bytes, sum(tokens)::BIGINT AS tokens
-        FROM tokens GROUP BY {columns} ORDER BY {columns}"""
-    return _answer(arguments, sql)
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from .catalog.export import export
     from .data.planning import write_corpus_plan
 
-    store = Store(_existing(arguments.catalog))
-    print(export(store, arguments.ref, arguments.output, arguments.form, write_corpus_plan))
-    return 0
-
-
-def _rebuild(arguments: argparse.Namespace) -> int:
-    print(f"index: {index.rebuild(Store(_existing(arguments.catalog)))}")
+    store = existing(arguments.catalog)
+    print(export(store, arguments.ref, arguments.output, arguments.form, write_corpus_plan, licence=arguments.licence))
     return 0

@@ -320,3 +320,5 @@ class Promotion:
     """Who signed the waiver, empty for a pass."""
     waiver_reason: str = ""
     """Why."""
+    waiver_expires: str = ""
+    """Last day on which the waiver could be used, empty for a pass."""

@@ -1,10 +1,13 @@
-"""Charts as inline SVG, in the colours of `report.css`: every one has a title for those who do not see it."""
+"""Pictures as inline SVG in the colours of `report.css`: training curves and lineages, each with a title for who cannot see it.
+
+Plots that are rows of marks are in `pages.plots`. A charting library was refused: the smallest page of one is 300 kB gzipped
+and needs scripts, these take 3 kB.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from .layout import layered
 from .lineage import MODEL, Graph, Node
@@ -17,20 +20,6 @@ LABEL, SMALL_LABEL = 23, 29
 """Characters that fit in a node, in its name and below it."""
 POINTS = 240
 """Of a curve; more cannot be told apart at its width."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
-    """One row of a forest plot: a difference with its bounds, and what it had to stay above."""
-
-    label: str
-    delta: float
-    lower: float
-    upper: float
-    margin: float
-    verdict: str
-    figures: str
-    """What the row's tooltip says."""
 
 
 def picture(title: str, width: float, height: float, *children: Child, **attributes: str) -> Html:
@@ -54,32 +43,53 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def line_chart(title: str, steps: Sequence[float], values: Sequence[float]) -> Html:
-    """A training curve: each value thin, their running mean thick; steps on x, at least two points."""
+def line_chart(
+    title: str,
+    steps: Sequence[float],
+    values: Sequence[float],
+    *,
+    low: Sequence[float] = (),
+    high: Sequence[float] = (),
+    rates: Sequence[float | None] = (),
+    broken: Sequence[float] = (),
+) -> Html:
+    """A training curve over its steps: the values, a band from `low` to `high`, the learning `rates` on a scale of their own
+    along the lower part, and crosses at the steps whose loss is no number."""
     width, height, left, right, top, bottom = 320.0, 168.0, 38.0, 10.0, 12.0, 24.0
-    low, high = min(values), max(values)
-    pad = (high - low) * 0.06 or abs(high) * 0.05 or 1.0
-    low, high = low - pad, high + pad
-    first, last = min(steps), max(steps)
+    least, most = min([*values, *low]), max([*values, *high])
+    pad = (most - least) * 0.06 or abs(most) * 0.05 or 1.0
+    least, most = least - pad, most + pad
+    first, last = min([*steps, *broken]), max([*steps, *broken])
 
     def x(step: float) -> float:
         return left + (step - first) / ((last - first) or 1) * (width - left - right)
 
     def y(value: float) -> float:
-        return top + (high - value) / (high - low) * (height - top - bottom)
+        return top + (most - value) / (most - least) * (height - top - bottom)
 
     grid: list[Html] = []
-    for value in ticks(low, high, 4):
+    for value in ticks(least, most, 4):
         grid.append(tag("line", class_="axis", x1=left, x2=width - right, y1=y(value), y2=y(value)))
         grid.append(tag("text", f"{value:g}", class_="tick", x=left - 6, y=y(value) + 4, text_anchor="end"))
     for step in ticks(first, last, 4):
         grid.append(tag("text", f"{step:,.0f}", class_="tick", x=x(step), y=height - 6, text_anchor="middle"))
-    smooth = running_mean(values, max(1, len(values) // 25))
-    curves = [
-        tag("polyline", class_=name, points=" ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in thin(steps, line)))
-        for name, line in (("raw", values), ("curve", smooth))
+    band = [(x(s), y(v)) for s, v in zip(steps, high, strict=False)] + [(x(s), y(v)) for s, v in zip(steps, low, strict=False)][
+        ::-1
     ]
-    return picture(title, width, height, grid, curves)
+    peak = max((rate for rate in rates if rate), default=0.0)
+    floor = height - bottom
+    slope = [(x(s), floor - (rate or 0.0) / peak * 0.4 * (floor - top)) for s, rate in zip(steps, rates, strict=False) if peak]
+    crosses = [tag("path", class_="cross", d=f"M{x(step) - 3:.1f} {floor - 7:.1f}l6 6m0-6l-6 6") for step in broken[:40]]
+    shapes = [
+        tag("polygon", class_="band", points=_points(band)) if band else None,
+        tag("polyline", class_="lr", points=_points(slope)) if slope else None,
+        tag("polyline", class_="curve", points=_points([(x(s), y(v)) for s, v in thin(steps, values)])),
+    ]
+    return picture(title, width, height, grid, shapes, crosses)
+
+
+def _points(places: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -92,50 +102,6 @@ def thin(steps: Sequence[float], values: Sequence[float]) -> list[tuple[float, f
     stride = max(1, len(values) // POINTS)
     kept = list(zip(steps, values, strict=True))[::stride]
     return kept if len(values) % stride == 1 or stride == 1 else [*kept, (steps[-1], values[-1])]
-
-
-def forest(title: str, rows: Sequence[Interval]) -> Html:
-    """Differences with their bounds around zero: the tick before zero is the margin the lower bound must clear."""
-    width, label, right, pitch, top = 860.0, 150.0, 270.0, 24.0, 26.0
-    low = min(0.0, *(min(row.lower, -row.margin) for row in rows))
-    high = max(0.0, *(row.upper for row in rows))
-    pad = (high - low) * 0.05 or 0.01
-    low, high = low - pad, high + pad
-
-    def x(value: float) -> float:
-        return label + (value - low) / (high - low) * (width - label - right)
-
-    bottom = top + pitch * len(rows)
-    marks: list[Html] = []
-    for value in ticks(low, high, 6):
-        marks.append(tag("line", class_="zero" if value == 0 else "axis", x1=x(value), x2=x(value), y1=top - 6, y2=bottom))
-        marks.append(tag("text", f"{value:+g}" if value else "0", class_="tick", x=x(value), y=top - 11, text_anchor="middle"))
-    lines = [_interval(row, x, top + pitch * (i + 0.5), width - right) for i, row in enumerate(rows)]
-    return picture(title, width, bottom + 6, marks, lines)
-
-
-def _interval(row: Interval, x: Callable[[float], float], y: float, end: float) -> Html:
-    line, fill, word = f"line-{row.verdict}", f"fill-{row.verdict}", f"{MARKS[row.verdict]} {row.verdict}"
-    return tag(
-        "g",
-        tag("title", row.figures),
-        tag("text", row.label, x=0, y=y + 4, font_size="13"),
-        tag("line", class_=line, x1=x(row.lower), x2=x(row.upper), y1=y, y2=y, stroke_width="2.4", stroke_linecap="round"),
-        tag("line", class_="zero", x1=x(-row.margin), x2=x(-row.margin), y1=y - 6, y2=y + 6, stroke_dasharray="2 2")
-        if row.margin
-        else None,
-        tag("circle", class_=fill, cx=x(row.delta), cy=y, r="4.6"),
-        tag("text", f"{row.delta:+.3f}  [{row.lower:+.3f}, {row.upper:+.3f}]", class_="soft", x=end + 18, y=y + 4),
-        tag(
-            "text",
-            word,
-            class_=fill,
-            x=end + 198,
-            y=y + 4,
-            font_size="12.5",
-            font_weight="600",
-        ),
-    )
 
 
 def lineage_picture(title: str, graph: Graph) -> Html:
@@ -183,9 +149,10 @@ def _route(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _box(node: Node, x: float, y: float) -> Html:
-    outline = f"box {node.kind} {node.verdict}" + (" promoted" if node.stages else "")
+    kind = node.kind or "missing"
+    outline = f"box {kind} {node.verdict}" + (" promoted" if node.stages else "")
     about = f"{node.ref}: {node.what}"
-    what = node.what if node.kind in (MODEL, "conversations") else f"{node.kind}: {node.what}"
+    what = node.what if node.kind in (MODEL, "conversations", "crawl", "") else f"{kind}: {node.what}"
     lines = [
         tag("text", _short(node.name, LABEL), x=x + 18, y=y + 23, font_size="13.5", font_weight="600"),
         tag("text", _short(what, SMALL_LABEL), class_="soft", x=x + 18, y=y + 39),
@@ -199,7 +166,7 @@ def _box(node: Node, x: float, y: float) -> Html:
         "g",
         tag("title", about),
         tag("rect", class_=outline, x=x, y=y, width=NODE_WIDTH, height=NODE_HEIGHT, rx="10"),
-        tag("rect", class_=f"fill-{node.kind}", x=x + 6, y=y + 10, width="4", height=NODE_HEIGHT - 20, rx="2"),
+        tag("rect", class_=f"fill-{kind}", x=x + 6, y=y + 10, width="4", height=NODE_HEIGHT - 20, rx="2"),
         inside(lines),
     )
 

@@ -1,7 +1,7 @@
-"""A corpus as a folder to publish: shards, a card, Croissant metadata; as Parquet or as JSON Lines.
+"""A corpus as a folder to publish: shards, a manifest of them, a card, Croissant metadata; as Parquet or as JSON Lines.
 
 The folder is made beside its place and renamed, and every shard is compared with its digest on the way, so that what is
-published is what the record says. Nothing is uploaded here.
+published is what the record says. A licence above the parents' is refused before anything is written. Nothing is uploaded here.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .cards import croissant, dataset_card
+from .cards import card
+from .croissant import MANIFEST, column_type, croissant, manifest
 from .errors import SeaLionError
+from .files import verify_files
 from .fingerprint import file_digest
+from .inheritance import check_claim, inherited, inherited_licence
 from .records import Artifact, Corpus
-from .store import Store, verify_files
+from .store import Store
 
 Form = Literal["parquet", "jsonl"]
 MEDIA_TYPES: dict[str, str] = {"parquet": "application/x-parquet", "jsonl": "application/jsonlines"}
@@ -32,14 +34,19 @@ PlanWriter = Callable[[Artifact, Path, Path], bool]
 """Writes the crawl plan of a corpus (the artifact, its folder, the file to write); False when nothing came from a crawl."""
 
 
-def export(store: Store, ref: str, target: Path, form: Form, write_plan: PlanWriter | None = None) -> Path:
+def export(
+    store: Store, ref: str, target: Path, form: Form, write_plan: PlanWriter | None = None, *, licence: str = ""
+) -> Path:
     """Write a corpus into a new folder, ready for a hub; returns the folder.
 
-    Raises SeaLionError when the reference is no corpus or the folder exists, CorruptInput for a shard that is not as made.
+    Raises SeaLionError when the reference is no corpus or the folder exists, LicenceRefused for a licence that gives more than
+    what the corpus was made from, CorruptInput for a shard that is not as made.
     """
     artifact = store.require(ref)
     if not isinstance(artifact.body, Corpus):
         raise SeaLionError(f"{artifact.ref} is a {artifact.kind}, not a corpus")
+    if licence:
+        check_claim(store, str(artifact.ref), licence)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SeaLionError(f"{target}: exists already; name a folder that does not")
     final = target.resolve()  # `.` has no name of its own
@@ -47,7 +54,12 @@ def export(store: Store, ref: str, target: Path, form: Form, write_plan: PlanWri
     partial = final.with_name(f".{final.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(store, artifact, artifact.body, partial, form, write_plan)
+        listed = _copy(store, artifact, artifact.body, partial, form)
+        origin = store.folder(artifact.ref)
+        plan = PLAN if write_plan is not None and write_plan(artifact, origin, partial / PLAN) else ""
+        (partial / MANIFEST).write_text(listed, "utf-8")
+        (partial / "croissant.json").write_text(corpus_croissant(store, artifact, listed, form, licence), "utf-8")
+        (partial / "README.md").write_text(card(store, str(artifact.ref), licence, plan), "utf-8")
         if final.exists():
             final.rmdir()
         partial.rename(final)
@@ -56,24 +68,42 @@ def export(store: Store, ref: str, target: Path, form: Form, write_plan: PlanWri
     return target
 
 
-def _write(store: Store, artifact: Artifact, corpus: Corpus, folder: Path, form: Form, write_plan: PlanWriter | None) -> None:
-    origin, schema = store.folder(artifact.ref), None
-    files: list[tuple[str, int, str]] = []
+def corpus_croissant(store: Store, artifact: Artifact, listed: str = "", form: Form = "parquet", licence: str = "") -> str:
+    """Croissant metadata of a corpus as it is exported; `listed` is the manifest, by default that of its Parquet form."""
+    if not isinstance(artifact.body, Corpus):
+        raise SeaLionError(f"{artifact.ref} is a {artifact.kind}; Croissant describes a corpus")
+    ref, shards = str(artifact.ref), artifact.body.shards
+    if licence:
+        check_claim(store, ref, licence)
+    schema = pq.read_schema(store.folder(artifact.ref, [shards[0].path]) / shards[0].path) if shards else []
+    columns = [(field.name, column_type(field.type)) for field in schema]
+    sizes = {file.path: file.bytes for file in artifact.files}
+    listed = listed or manifest((_place(shard.path, "parquet"), sizes[shard.path], shard.sha256) for shard in shards)
+    return croissant(store, artifact, listed, columns, MEDIA_TYPES[form], licence or inherited_licence(inherited(store, ref)))
+
+
+def _copy(store: Store, artifact: Artifact, corpus: Corpus, folder: Path, form: Form) -> str:
+    """Copy the shards, each compared with its digest; returns the manifest."""
+    folder.mkdir()
+    files = []
     for shard in corpus.shards:
-        verify_files(origin, artifact, iter([shard.path]))
-        name = f"data/{shard.path.removeprefix('shards/')}"
-        path = folder / (name if form == "parquet" else name.removesuffix(".parquet") + ".jsonl.gz")
+        origin = store.folder(artifact.ref, [shard.path])
+        verify_files(origin, artifact, [shard.path])
+        name = _place(shard.path, form)
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        schema = schema or pq.read_schema(origin / shard.path)
         if form == "parquet":
             shutil.copyfile(origin / shard.path, path)
         else:
             _write_lines(origin / shard.path, path)
-        files.append((path.relative_to(folder).as_posix(), path.stat().st_size, file_digest(path)))
-    columns = [(field.name, _croissant_type(field.type)) for field in schema or []]
-    has_plan = write_plan is not None and write_plan(artifact, origin, folder / PLAN)
-    (folder / "croissant.json").write_text(croissant(artifact, files, columns, MEDIA_TYPES[form]), "utf-8")
-    (folder / "README.md").write_text(dataset_card(store, artifact, PLAN if has_plan else ""), "utf-8")
+        files.append((name, path.stat().st_size, file_digest(path)))
+    return manifest(files)
+
+
+def _place(shard: str, form: Form) -> str:
+    """Where a shard lies in the exported folder."""
+    name = f"data/{shard.removeprefix('shards/')}"
+    return name if form == "parquet" else name.removesuffix(".parquet") + ".jsonl.gz"
 
 
 def _write_lines(shard: Path, path: Path) -> None:
@@ -81,7 +111,3 @@ def _write_lines(shard: Path, path: Path) -> None:
         for batch in pq.ParquetFile(shard).iter_batches(BATCH):
             for row in batch.to_pylist():
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-
-def _croissant_type(kind: Any) -> str:
-    return "sc:Text" if pa.types.is_string(kind) else "sc:Integer" if pa.types.is_integer(kind) else "sc:Float"

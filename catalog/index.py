@@ -1,96 +1,319 @@
-"""`catalog.duckdb`: an index over the artifact records, rebuilt whole and put in place by one rename.
+"""`catalog.duckdb`: an index over the records, the slots' manifests and their side tables; a cache that can be deleted.
 
-Rebuilding is chosen over updating in place: it is idempotent, a killed rebuild leaves the old index, and readers never meet a
-writer (DuckDB 2.0.0 loses committed transactions when processes take turns on one file; see the facts). Workers and ranks never
-open the file.
+A refresh copies the published file, ingests into the copy what changed, in one transaction, and puts it in place by one rename:
+a kill leaves the old index, readers never meet a writer, and what a damaged file costs is rebuilt from the truth. Updating the
+published file in place was refused: DuckDB 2.0.0 loses committed transactions when processes take turns on one file (see the
+facts). Rows are keyed by artifact, or by artifact, stage and slot, never by content; workers and ranks never open the file.
+PostgreSQL (`postgres`) is a second target of the same ingest.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
-from collections.abc import Sequence
-from glob import escape, glob, has_magic
-from importlib.resources import files
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
+import pyarrow as pa
 from filelock import FileLock
 
-from .errors import CorruptInput, SeaLionError
-from .fingerprint import canonical_json, plain
-from .records import Artifact
-from .store import RECORD, Store
+from .errors import CorruptInput, SeaLionError, Unfinished
+from .ingest import Problem, batches, changed
+from .paths import partial_beside
+from .schema import BY_SLOT, REFILLED, by_ref, migrations, statements, views
+from .sides import COLUMNS, attach, fetch, named
+from .slot_rows import fold, set_batches
+from .slots import slot_sets
+from .store import Store
+
+log = logging.getLogger(__name__)
 
 INDEX = "catalog.duckdb"
+SETTINGS = "SET enable_progress_bar = false; SET memory_limit = '1GB'; SET preserve_insertion_order = false"
+TABLE_OF_KEYS = "CREATE TABLE IF NOT EXISTS index_meta (name VARCHAR PRIMARY KEY, value VARCHAR)"
 
-BODY_TABLES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
-    ("corpus", "shards"): ("shards", ()),
-    ("mixture", "parts"): ("mixture_parts", ()),
-    ("scorecard", "scores"): ("scores", ("model", "suite")),
-    ("decision", "outcomes"): ("outcomes", ("stage", "model")),
-}
-"""(kind, field of the body that holds records) to (table, further fields of the body that each row repeats)."""
 
-ROW_TABLES = {
-    "decision": ("decisions", ("stage", "model", "policy", "verdict", "reason", "on_refusal", "kept")),
-    "promotion": (
-        "promotions",
-        ("stage", "model", "decision", "verdict", "sequence", "waiver_by", "waiver_reason"),
-    ),
-}
-"""Kind to (table, fields of the body): one row an artifact."""
+class Target(Protocol):
+    """Where the rows go. Everything between `begin` and `commit` is one transaction, and no other ingest runs meanwhile."""
+
+    def record_states(self) -> dict[str, str]:
+        """Ref to the state of its record when it was read."""
+        ...
+
+    def problems(self) -> list[Problem]:
+        """What could not be read last time."""
+        ...
+
+    def slots_seen(self) -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
+        """Ref and stage to the state of the set, and the slots that are in, with its conflicts (see `slot_rows.Seen`)."""
+        ...
+
+    def forget(self, table: str, refs: Sequence[str], stage: str = "") -> None:
+        """Delete the rows of these artifacts, or of one stage of them."""
+        ...
+
+    def add(self, table: str, rows: pa.Table) -> None:
+        """Insert rows; those of a slot that is there already are left out."""
+        ...
+
+    def replace_problems(self, problems: Sequence[Problem]) -> None:
+        """What cannot be read now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """What a refresh did."""
+
+    artifacts: int
+    """Records read, new ones and changed ones."""
+    gone: int
+    """Artifacts that are no more."""
+    slots: int
+    """Manifests taken in."""
+    problems: tuple[Problem, ...]
+    """What could not be read."""
+
+
+def ingest(store: Store, target: Target) -> Ingested:
+    """Bring a target up to the truth: idempotent, whatever was done before."""
+    old = {problem.path: problem for problem in target.problems()}
+    failed = {ref: state for problem in old.values() for ref, _, state in [problem.state.partition(" ")] if state}
+    known = target.record_states()
+    gone, records = changed(store, known | failed)
+    stale = [*gone, *(ref for ref, _, _ in records if ref in known)]
+    for table in by_ref() if stale else ():
+        target.forget(table, stale)
+    problems: dict[str, Problem] = {}
+    for batch in batches(store, records):
+        for table, rows in batch.rows.items():
+            target.add(table, rows)
+        problems |= {problem.path: problem for problem in batch.problems}
+    looked_at = {path.relative_to(store.root).as_posix() for _, path, _ in records}
+    kept = {path: p for path, p in old.items() if path not in looked_at and p.state.partition(" ")[0] not in gone and p.state}
+    slots, damaged = _ingest_slots(store, target)
+    problems |= kept | {path: Problem(path=path, problem=problem, state="") for path, problem in damaged}
+    target.replace_problems(list(problems.values()))
+    return Ingested(
+        artifacts=len(records) - sum(path in looked_at for path in problems),
+        gone=len(gone),
+        slots=slots,
+        problems=tuple(problems.values()),
+    )
+
+
+def _ingest_slots(store: Store, target: Target) -> tuple[int, list[tuple[str, str]]]:
+    """How many slots are new, and what could not be read; a set that was planned anew, or is gone, loses its rows first."""
+    count, problems = 0, list[tuple[str, str]]()
+    for part in set_batches(store.place, target.slots_seen()):
+        for ref, stage in part.stale:
+            for table in BY_SLOT:
+                target.forget(table, [ref], stage)
+        for table in BY_SLOT:
+            if len(part.tables[table]):
+                target.add(table, part.tables[table])
+        count += len(part.tables["slots"])
+        problems += part.problems
+    return count, problems
+
+
+class DuckTarget:
+    """The index as a DuckDB file that nobody else opens."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
+
+    def migrate(self) -> None:
+        """Bring the tables to the newest migration and the views to those of this code."""
+        self.connection.execute(TABLE_OF_KEYS)
+        number = int(self.meta("schema") or 0)
+        for later, sql in migrations().items():
+            if later > number:
+                for statement in statements(sql):
+                    self.connection.execute(statement)
+        if 0 < number < max(REFILLED):
+            for table in (*by_ref(), *BY_SLOT, "problems"):
+                self.connection.execute(f'DELETE FROM "{table}"')
+        digest = _views_digest()
+        if self.meta("views") != digest:
+            for (name,) in self.connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall():
+                self.connection.execute(f'DROP VIEW "{name}" CASCADE')
+            for statement in views().values():
+                self.connection.execute(statement)
+        for name, value in (("schema", str(max(migrations()))), ("views", digest)):
+            self.connection.execute("INSERT OR REPLACE INTO index_meta VALUES ($1, $2)", [name, value])
+
+    def meta(self, name: str) -> str:
+        """A value of `index_meta`: `schema`, the number of the newest migration, or `views`, their digest."""
+        row = self.connection.execute("SELECT value FROM index_meta WHERE name = $1", [name]).fetchone()
+        return str(row[0]) if row else ""
+
+    def record_states(self) -> dict[str, str]:
+        return dict(self.connection.execute("SELECT ref, record_state FROM artifacts").fetchall())
+
+    def problems(self) -> list[Problem]:
+        found = self.connection.execute("SELECT path, problem, state FROM problems").fetchall()
+        return [Problem(path=path, problem=problem, state=state) for path, problem, state in found]
+
+    def slots_seen(self) -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
+        found = self.connection.execute(
+            """SELECT p.ref, p.stage, any_value(p.state), list(s.name) FILTER (s.name IS NOT NULL) FROM slot_sets p
+            LEFT JOIN (
+                SELECT ref, stage, slot AS name FROM slots
+                UNION ALL SELECT ref, stage, 'conflicts/' || slot || '-' || left(sha256, 12) FROM slot_conflicts
+            ) s ON s.ref = p.ref AND s.stage = p.stage GROUP BY p.ref, p.stage"""
+        ).fetchall()
+        return {(ref, stage): (state, frozenset(slots or ())) for ref, stage, state, slots in found}
+
+    def forget(self, table: str, refs: Sequence[str], stage: str = "") -> None:
+        which = "ref IN (SELECT unnest($refs))" + (" AND stage = $stage[1]" if stage else "")
+        self.connection.execute(
+            f'DELETE FROM "{table}" WHERE {which}', {"refs": list(refs)} | ({"stage": stage} if stage else {})
+        )
+
+    def add(self, table: str, rows: pa.Table) -> None:
+        self.connection.register("given", rows)
+        ignore = " ON CONFLICT DO NOTHING" if table in ("slots", "slot_sets") else ""
+        self.connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM given{ignore}')
+        self.connection.unregister("given")
+
+    def replace_problems(self, problems: Sequence[Problem]) -> None:
+        self.connection.execute("DELETE FROM problems")
+        if problems:
+            self.connection.executemany(
+                "INSERT INTO problems VALUES ($1, $2, $3)", [[p.path, p.problem, p.state] for p in problems]
+            )
+
+
+def _views_digest() -> str:
+    return sha256("".join(views().values()).encode()).hexdigest()
 
 
 def rebuild(store: Store) -> Path:
-    """Make the index anew from the records; raises CorruptInput for a record or side table that cannot be read."""
+    """Make the index anew from the truth; raises SeaLionError when there is no room for it."""
+    _publish(store, is_anew=True)
+    return store.root / INDEX
+
+
+def refresh(store: Store) -> Ingested:
+    """Bring the index up to the truth, reading only what changed; raises as `rebuild` does."""
+    return _publish(store, is_anew=False)
+
+
+def _publish(store: Store, *, is_anew: bool) -> Ingested:
+    if "?" in str(store.root):
+        raise SeaLionError(f"{store.root}: DuckDB takes what follows a '?' in a path for options; choose another folder")
     store.root.mkdir(parents=True, exist_ok=True)
     target = store.root / INDEX
-    partial = target.with_name(f"{INDEX}.partial")
-    with FileLock(f"{target}.lock"):
-        for stale in (partial, partial.with_name(f"{partial.name}.wal")):
-            stale.unlink(missing_ok=True)
-        with duckdb.connect(str(partial)) as connection:
-            connection.execute(files(__package__ or "").joinpath("schema.sql").read_text("utf-8"))
-            connection.execute("BEGIN")
-            _ingest(connection, store, Store(store.root).all())
-            connection.execute("COMMIT")
-        os.replace(partial, target)
-    return target
+    try:
+        with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(prefix="sea-lion-index-") as scratch:
+            for stale in store.root.glob(f".{INDEX}.*.partial"):  # of refreshes that were killed
+                stale.unlink(missing_ok=True)
+            work = Path(scratch) / INDEX
+            store.fetch_index(target)
+            if not is_anew and _is_usable(target):
+                shutil.copyfile(target, work)
+            with duckdb.connect(str(work)) as connection:
+                connection.execute(SETTINGS)
+                connection.execute("BEGIN")
+                duck = DuckTarget(connection)
+                duck.migrate()
+                done = ingest(store, duck)
+                connection.execute("COMMIT")
+                connection.execute("CHECKPOINT")
+            with partial_beside(target) as partial:
+                shutil.copyfile(work, partial)
+                with partial.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(partial, target)
+            store.publish_index(target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unfinished(f"{target}: no space left on the device for the index; the old one stays") from error
+        raise
+    except duckdb.Error as error:
+        raise Unfinished(f"{target}: {str(error).splitlines()[0]}; the old index stays") from error
+    for folder, _, _ in slot_sets(store.place):
+        with suppress(CorruptInput):  # a damaged plan, which is among the problems
+            fold(store.place, folder)
+    for problem in done.problems:
+        log.warning("%s: %s; left out of the index", problem.path, problem.problem)
+    return done
+
+
+def _is_usable(index: Path) -> bool:
+    """Whether the published file can be brought forward; one that cannot be read, or was made before migrations, cannot."""
+    if not index.is_file():
+        return False
+    try:
+        with duckdb.connect(str(index), read_only=True) as connection:
+            row = connection.execute("SELECT value FROM index_meta WHERE name = 'schema'").fetchone()
+    except duckdb.Error:
+        return False
+    number = int(row[0]) if row else 0
+    if number > max(migrations()):
+        raise SeaLionError(
+            f"{index}: was made by a newer version (schema {number}, this one knows {max(migrations())}); use that, "
+            "or delete the file to have it made anew"
+        )
+    return number > 0
 
 
 def is_current(store: Store) -> bool:
-    """Whether the index exists and no record is newer than it."""
+    """Whether the index exists and holds every record and slot there is, as it is."""
     index = store.root / INDEX
-    if not index.is_file():
+    store.fetch_index(index)
+    if not _is_usable(index):
         return False
-    written = index.stat().st_mtime_ns
-    records = list(store.root.glob(f"**/{RECORD}"))
-    return all(record.stat().st_mtime_ns <= written for record in records) and _count(index) == len(records)
+    with duckdb.connect(str(index), read_only=True) as connection:
+        target = DuckTarget(connection)
+        if (target.meta("schema"), target.meta("views")) != (str(max(migrations())), _views_digest()):
+            return False
+        failed = {ref: state for p in target.problems() for ref, _, state in [p.state.partition(" ")] if state}
+        gone, records = changed(store, target.record_states() | failed)
+        if gone or records:
+            return False
+        damaged = {Path(problem.path).stem for problem in target.problems() if not problem.state}
+        seen = {key: (state, slots | damaged) for key, (state, slots) in target.slots_seen().items()}
+        return not any(True for part in set_batches(store.place, seen) if part.stale or not part.problems)
 
 
-def _count(index: Path) -> int:
-    try:
-        with duckdb.connect(str(index), read_only=True) as connection:
-            row = connection.execute("SELECT count(*) FROM artifacts").fetchone()
-    except duckdb.Error:
-        return -1
-    return int(row[0]) if row else -1
-
-
-def connect(store: Store) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to a current index, confined to it: no files, no network, no settings changed."""
+def current(store: Store, sql: str = "") -> Path:
+    """The published index, refreshed if anything changed, with the document files that a statement reads on this machine."""
     if not is_current(store):
-        rebuild(store)
-    connection = duckdb.connect(str(store.root / INDEX), read_only=True)
-    connection.execute("SET enable_external_access = false; SET python_enable_replacements = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
+        refresh(store)
+    fetch(store, store.root / INDEX, sql)
+    return store.root / INDEX
+
+
+@contextmanager
+def connect(store: Store, sql: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection to a current index with the document tables as views, for our own queries.
+
+    It can read files; a user's SQL goes through `confined`. With a statement, only the document tables that it reads are made.
+    """
+    file = current(store, sql)
+    names = tuple(COLUMNS)
+    with duckdb.connect(str(file), read_only=True) as connection:
+        connection.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
+        if sql:
+            names = named(connection, sql)
+        for problem in attach(connection, store.root, names):
+            log.warning("%s", problem)
+        yield connection
 
 
 def query(store: Store, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and rows of a query over the index; raises SeaLionError for SQL that DuckDB refuses."""
-    with connect(store) as connection:
+    """Column names and rows of one of our own queries; raises SeaLionError for SQL that DuckDB refuses."""
+    with connect(store, sql) as connection:
         try:
             if len(connection.extract_statements(sql)) != 1:
                 raise SeaLionError("SQL: exactly one statement is answered")
@@ -98,66 +321,3 @@ def query(store: Store, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
             raise SeaLionError(f"SQL: {' '.join(str(error).split('LINE 1:')[0].split())}") from error
-
-
-def _ingest(connection: duckdb.DuckDBPyConnection, store: Store, artifacts: list[Artifact]) -> None:
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for artifact in artifacts:
-        _collect(artifact, rows)
-        for table, file in artifact.tables.items():
-            _ingest_parquet(connection, table, store.folder(artifact.ref), file, str(artifact.ref))
-    for table, values in rows.items():
-        if values:
-            _insert(connection, table, values)
-
-
-def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> None:
-    """Insert rows; JSON is the way in, so that types are the schema's and not guessed from the first rows."""
-    described = connection.execute(f'DESCRIBE "{table}"').fetchall()
-    types = {str(column[0]): str(column[1]) for column in described}
-    names = [name for name in types if name in rows[0]]
-    placeholders = ", ".join(f"$1->'{name}'" if types[name] == "JSON" else f"($1->>'{name}')::{types[name]}" for name in names)
-    columns = ", ".join(f'"{name}"' for name in names)
-    text = [[canonical_json(row)] for row in rows]
-    connection.executemany(f'INSERT INTO "{table}" ({columns}) SELECT {placeholders}', text)
-
-
-def _collect(artifact: Artifact, rows: dict[str, list[dict[str, Any]]]) -> None:
-    ref, body = str(artifact.ref), plain(artifact.body)
-    made = artifact.provenance
-    rows.setdefault("artifacts", []).append(
-        {
-            "ref": ref, "name": artifact.ref.name, "version": artifact.ref.version, "kind": artifact.kind,
-            "fingerprint": artifact.fingerprint, "licence": artifact.licence,
-            "bytes": sum(file.bytes for file in artifact.files), "created": made.created, "seconds": made.seconds,
-            "peak_memory_bytes": made.peak_memory_bytes, "commit": made.commit,
-            "description": artifact.recipe.get("description", ""), "recipe": artifact.recipe, "body": body,
-        }
-    )  # fmt: skip
-    for given in artifact.inputs:
-        rows.setdefault("inputs", []).append(
-            {"ref": ref, "role": given.role, "input_ref": given.ref, "input_fingerprint": given.fingerprint, "via": given.via}
-        )
-    for (kind, field), (table, repeated) in BODY_TABLES.items():
-        if kind == artifact.kind:
-            shared = {"ref": ref} | {name: body[name] for name in repeated}
-            rows.setdefault(table, []).extend(shared | row for row in body[field])
-    if artifact.kind in ROW_TABLES:
-        table, fields = ROW_TABLES[artifact.kind]
-        rows.setdefault(table, []).append({"ref": ref} | {name: body[name] for name in fields})
-
-
-def _ingest_parquet(connection: duckdb.DuckDBPyConnection, table: str, folder: Path, file: str, ref: str) -> None:
-    """Copy the rows of a side table: a file, or a pattern, which may match none.
-
-    Only `file` is a pattern: in the folder's own path DuckDB would read `[1]` as one too, and `language=x` as a column.
-    """
-    names = sorted(glob(file, root_dir=folder)) if has_magic(file) else [file]
-    if not names:
-        return
-    paths = [escape(str(folder / name)) for name in names]
-    read = f'INSERT INTO "{table}" BY NAME SELECT $ref AS ref, * FROM read_parquet($paths, hive_partitioning = false)'
-    try:
-        connection.execute(read, {"ref": ref, "paths": paths})
-    except duckdb.Error as error:
-        raise CorruptInput(folder / file, table, f"cannot be read: {str(error).splitlines()[0]}") from error

@@ -1,19 +1,83 @@
-"""Where an artifact comes from and what became of it: the graph of artifacts, as a tree of text and as JSON."""
+"""Where an artifact comes from and what became of it: the graph around an artifact, or of the whole catalog.
+
+The graph is read by one recursive query that starts at the artifact. The view `ancestors` was refused for it: it is the closure
+of the whole catalog, and a question is about one artifact. What is named as an input but has no readable record stays in the
+graph, marked as such: a lineage with a hole must show the hole.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any
 
+import duckdb
+
 from . import index
+from .errors import MissingArtifact
+from .recipes import STAGE_PREFIX
 from .store import Store
 
 SOURCES = ("corpus", "tokenizer", "tokens", "mixture", "conversations")
 MODEL = "checkpoint"
 EVIDENCE = ("scorecard", "decision", "promotion")
 """Kinds that speak about a model and do not go into one."""
+MISSING = "not in the catalog"
+
+WHAT = {
+    "corpus": "{documents_out:,} of {documents_in:,} documents",
+    "plan": "{records:,} records of {files:,} WARC files",
+    "tokenizer": "{vocabulary:,} entries",
+    "tokens": "{tokens:,} tokens",
+    "mixture": "{tokens:,} tokens",
+    "conversations": "{rows:,} {form}",
+    "synthesis": "{attempts:,} attempts by {generator}",
+    "ngrams": "{ngrams:,} n-grams of {texts:,} texts",
+    "checkpoint": "{stage}, {method}",
+    "scorecard": "{suite} on {model}",
+    "decision": "{verdict}: {model} for {stage}",
+    "promotion": "{verdict}: {model} for {stage}",
+}
+"""Kind to a few words about an artifact, from the fields of its body."""
+FIELDS = {kind: [name for _, name, _, _ in Formatter().parse(words) if name] for kind, words in WHAT.items()}
+"""Kind to the fields of its body that these words take."""
+VALUES = "CASE kind {} END".format(
+    " ".join(
+        "WHEN '{}' THEN json_extract_string(body, [{}])".format(kind, ", ".join(f"'$.{name}'" for name in names))
+        for kind, names in FIELDS.items()
+    )
+)
+"""The same as SQL. A body holds all shards of a corpus, all outcomes of a decision: it is not fetched whole."""
+FORMS = {"messages": "conversations", "preference": "pairs"}
+
+EVERYTHING = "SELECT ref FROM artifacts"
+AROUND = """WITH RECURSIVE up(ref, depth) AS (
+        SELECT CAST($1 AS VARCHAR), CAST($2 AS BIGINT)
+        UNION SELECT i.input_ref, up.depth + 1 FROM up JOIN inputs i ON i.ref = up.ref WHERE coalesce(up.depth < $3, TRUE)
+    ), down(ref, depth) AS (
+        SELECT CAST($1 AS VARCHAR), CAST($4 AS BIGINT)
+        UNION SELECT i.ref, down.depth + 1 FROM down JOIN inputs i ON i.input_ref = down.ref
+        WHERE coalesce(down.depth < $5, TRUE)
+    ) SELECT ref FROM up UNION SELECT ref FROM down"""
+"""$1 is where to start; $2 is 0 and $3 how far to go up, or both are NULL: without a depth that counts up, `UNION` meets each
+artifact once, and a circle, which only a forged record can make, ends. $4 and $5 are the same for the way down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crawl:
+    """What a corpus kept of one crawl, or of one source that is no crawl."""
+
+    name: str
+    """`CC-MAIN-2026-39`, or the recipe's name of the source."""
+    files: int
+    """Files with a document that was kept."""
+    documents: int
+    """Documents kept."""
+    bytes: int
+    """UTF-8 bytes of their texts."""
+    paths: tuple[tuple[str, int], ...] = ()
+    """File to documents kept, when asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +86,7 @@ class Node:
 
     ref: str
     kind: str
+    """Empty for what is named as an input and not in the catalog."""
     what: str
     """What it is in a few words: `merge, dare_ties`."""
     stage: str = ""
@@ -30,6 +95,8 @@ class Node:
     """The gate's last verdict on it, empty when no gate saw it."""
     stages: tuple[str, ...] = ()
     """The stages whose alias points to it now."""
+    crawls: tuple[Crawl, ...] = ()
+    """Where a corpus' documents come from, as far as its record says."""
 
     @property
     def name(self) -> str:
@@ -55,14 +122,21 @@ class Graph:
 
     nodes: dict[str, Node]
     edges: tuple[Edge, ...]
+    _into: dict[str, list[Edge]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _out_of: dict[str, list[Edge]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for edge in self.edges:
+            self._into.setdefault(edge.target, []).append(edge)
+            self._out_of.setdefault(edge.source, []).append(edge)
 
     def into(self, ref: str) -> list[Edge]:
         """What it was made from, in the order of its recipe."""
-        return [edge for edge in self.edges if edge.target == ref]
+        return self._into.get(ref, [])
 
     def out_of(self, ref: str) -> list[Edge]:
         """What was made from it."""
-        return [edge for edge in self.edges if edge.source == ref]
+        return self._out_of.get(ref, [])
 
     def without(self, kinds: Sequence[str]) -> Graph:
         """The graph without some kinds of artifact."""
@@ -72,123 +146,125 @@ class Graph:
     def order(self) -> list[str]:
         """The references, each after what it was made from, otherwise in the order of their making."""
         ordered: dict[str, None] = {}
-
-        def visit(ref: str) -> None:
-            if ref not in ordered:
-                for edge in self.into(ref):
-                    visit(edge.source)
-                ordered[ref] = None
-
-        for ref in self.nodes:
-            visit(ref)
+        begun = set[str]()
+        for start in self.nodes:
+            waiting = [start]
+            while waiting:
+                ref = waiting[-1]
+                left = [] if ref in begun else [edge.source for edge in self.into(ref) if edge.source not in ordered]
+                begun.add(ref)
+                if left:
+                    waiting += reversed(left)
+                else:
+                    ordered[waiting.pop()] = None
         return list(ordered)
 
 
 def read_graph(store: Store) -> Graph:
     """The whole catalog as a graph, from the index."""
-    _, artifacts = index.query(store, "SELECT ref, kind, body FROM artifacts ORDER BY created, ref")
-    _, inputs = index.query(
-        store, "SELECT input_ref, ref, role, via FROM inputs WHERE input_ref IN (SELECT ref FROM artifacts) ORDER BY ref, role"
-    )
-    _, decided = index.query(
-        store,
+    with index.connect(store) as connection:
+        return _graph(connection, EVERYTHING, ())
+
+
+def graph_around(
+    store: Store, ref: str, *, up: bool = True, down: bool = True, depth: int | None = None, with_files: bool = False
+) -> Graph:
+    """An artifact (`name@version`) with its ancestors and descendants, at most `depth` steps away.
+
+    `with_files` lists the files of the crawls one by one. Raises MissingArtifact for what no record speaks of.
+    """
+    bounds = [depth if wanted else 0 for wanted in (up, down)]
+    given = [value for bound in bounds for value in (None if bound is None else 0, bound)]
+    with index.connect(store) as connection:
+        graph = _graph(connection, AROUND, (ref, *given), with_files)
+        if graph.nodes[ref].kind or graph.edges:
+            return graph
+        named = connection.execute("SELECT count(*) FROM inputs WHERE input_ref = $1", [ref]).fetchone()
+        if named == (0,) and graph.nodes[ref].what == MISSING:
+            raise MissingArtifact(ref, [name for (name,) in connection.execute("SELECT ref FROM artifacts").fetchall()])
+    return graph
+
+
+def resolved(store: Store, ref: str) -> str:
+    """The artifact that a reference means: itself, or the model that `stage:NAME` stands for."""
+    return str(store.require(ref).ref) if ref.startswith(STAGE_PREFIX) else ref
+
+
+def _graph(connection: duckdb.DuckDBPyConnection, around: str, given: Sequence[Any], with_files: bool = False) -> Graph:
+    connection.execute(f"CREATE TEMP TABLE around AS {around}", list(given))
+    nodes = _nodes(connection, _crawls(connection, with_files))
+    inputs = connection.execute(
+        """SELECT input_ref, ref, role, via FROM inputs WHERE ref IN (SELECT ref FROM around)
+        AND (input_ref IN (SELECT ref FROM around) OR input_ref NOT IN (SELECT ref FROM artifacts) AND $1)
+        ORDER BY ref, role""",
+        [not given],
+    ).fetchall()
+    edges = tuple(Edge(source=source, target=target, role=role, via=via or "") for source, target, role, via in inputs)
+    for edge in edges:
+        nodes.setdefault(edge.source, Node(ref=edge.source, kind="", what=MISSING))
+    return Graph(_with_problems(connection, nodes), edges)
+
+
+def _nodes(connection: duckdb.DuckDBPyConnection, crawls: Mapping[str, tuple[Crawl, ...]]) -> dict[str, Node]:
+    decided = connection.execute(
         """SELECT d.model, d.stage, d.verdict FROM decisions d JOIN artifacts a USING (ref)
-        ORDER BY a.created, d.ref""",
-    )
-    _, aliases = index.query(store, "SELECT stage, model FROM stages")
+        WHERE d.model IN (SELECT ref FROM around) ORDER BY a.created, d.ref"""
+    ).fetchall()
     verdicts = {model: (stage, verdict) for model, stage, verdict in decided}
+    stages: dict[str, tuple[str, ...]] = {}
+    for stage, model in connection.execute("SELECT stage, model FROM stages ORDER BY stage").fetchall():
+        stages[model] = (*stages.get(model, ()), stage)
+    found = connection.execute(
+        f"SELECT ref, kind, {VALUES} FROM around LEFT JOIN artifacts USING (ref) ORDER BY created, ref"
+    ).fetchall()
     nodes = {}
-    for ref, kind, body in artifacts:
+    for ref, kind, values in found:
         stage, verdict = verdicts.get(ref, ("", ""))
-        stages = tuple(name for name, model in aliases if model == ref)
+        what = description(kind, dict(zip(FIELDS.get(kind, ()), values or (), strict=True))) if kind else MISSING
         nodes[ref] = Node(
-            ref=ref, kind=kind, what=description(kind, json.loads(body)), stage=stage, verdict=verdict, stages=stages
-        )
-    edges = tuple(Edge(source=source, target=target, role=role, via=via) for source, target, role, via in inputs)
-    return Graph(nodes, edges)
+            ref=ref, kind=kind or "", what=what, stage=stage, verdict=verdict, stages=stages.get(ref, ()),
+            crawls=crawls.get(ref, ()),
+        )  # fmt: skip
+    return nodes
 
 
-def description(kind: str, body: dict[str, Any]) -> str:
-    """An artifact in a few words, from its record's body."""
-    if kind == "corpus":
-        return f"{body['documents_out']:,} of {body['documents_in']:,} documents"
-    if kind == "tokenizer":
-        return f"{body['vocabulary']:,} entries"
-    if kind in ("tokens", "mixture"):
-        return f"{body['tokens']:,} tokens"
-    if kind == "conversations":
-        return f"{body['rows']:,} {'pairs' if body['form'] == 'preference' else 'conversations'}"
-    if kind == MODEL:
-        return f"merge, {body['method']}" if body["method"] else str(body["stage"])
-    if kind == "scorecard":
-        return f"{body['suite']} on {body['model']}"
-    return f"{body['verdict']}: {body['model']} for {body['stage']}"
+def _with_problems(connection: duckdb.DuckDBPyConnection, nodes: dict[str, Node]) -> dict[str, Node]:
+    """The nodes, and for those whose record is there and cannot be read, why."""
+    holes = {ref.replace("@", "/"): ref for ref, node in nodes.items() if not node.kind}
+    if holes:
+        for path, problem in connection.execute("SELECT path, problem FROM problems").fetchall():
+            ref = holes.get(path.removesuffix("/artifact.json"))
+            if ref:
+                nodes[ref] = Node(ref=ref, kind="", what=f"{MISSING}: {problem}")
+    return nodes
 
 
-def lineage_text(store: Store, ref: str) -> str:
-    """A tree of what an artifact was made from, and one of what was made from it, for people."""
-    graph = read_graph(store)
-    lines = [_line(graph.nodes[ref]), "", "made from"]
-    lines += _tree(graph, ref, lambda r: [(edge, edge.source) for edge in graph.into(r)], set(), "") or [
-        "  nothing in the catalog"
-    ]
-    models = graph.without(("scorecard", "decision", "promotion"))
-    lines += ["", "went into"]
-    lines += _tree(models, ref, lambda r: [(edge, edge.target) for edge in models.out_of(r)], set(), "") or ["  nothing"]
-    return "\n".join(lines)
+def _crawls(connection: duckdb.DuckDBPyConnection, with_files: bool) -> dict[str, tuple[Crawl, ...]]:
+    """Corpus to its crawls, from the table `origins`."""
+    files: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    here = """coalesce(nullif(crawl, ''), source) AS name, CAST(sum(documents) AS BIGINT), CAST(sum(bytes) AS BIGINT)
+        FROM origins WHERE ref IN (SELECT ref FROM around) GROUP BY ref, name"""
+    if with_files:
+        for path, ref, name, documents, _ in connection.execute(f"SELECT file, ref, {here}, file ORDER BY file").fetchall():
+            files.setdefault((ref, name), []).append((path, documents))
+    found: dict[str, tuple[Crawl, ...]] = {}
+    for number, ref, name, documents, size in connection.execute(
+        f"SELECT count(DISTINCT file), ref, {here} ORDER BY ref, name"
+    ).fetchall():
+        crawl = Crawl(name=name, files=number, documents=documents, bytes=size, paths=tuple(files.get((ref, name), ())))
+        found[ref] = (*found.get(ref, ()), crawl)
+    return found
 
 
-def _tree(graph: Graph, ref: str, follow: Callable[[str], list[tuple[Edge, str]]], seen: set[str], indent: str) -> list[str]:
-    lines = []
-    branches = follow(ref)
-    for i, (edge, other) in enumerate(branches):
-        is_last = i == len(branches) - 1
-        again = other in seen and bool(follow(other))
-        notes = (f"  [{edge.via}]" if edge.via else "") + ("  (shown above)" if again else "")
-        lines.append(f"{indent}{'└─ ' if is_last else '├─ '}{edge.role}: {_line(graph.nodes[other])}{notes}")
-        if not again:
-            seen.add(other)
-            lines += _tree(graph, other, follow, seen, indent + ("   " if is_last else "│  "))
-    return lines
-
-
-def _line(node: Node) -> str:
-    notes = [node.what]
-    if node.verdict:
-        notes.append(f"gate {node.stage}: {node.verdict}")
-    notes += [f"promoted: stage:{stage}" for stage in node.stages]
-    return f"{node.ref} ({'; '.join(notes)})"
-
-
-def lineage_json(store: Store, ref: str) -> str:
-    """Every ancestor and descendant of an artifact with the edges between them, as JSON for programs."""
-    graph = read_graph(store)
-    around = {ref}
-    for step in (lambda r: [edge.source for edge in graph.into(r)], lambda r: [edge.target for edge in graph.out_of(r)]):
-        around.update(_reached(ref, step))
-    table = {
-        "ref": ref,
-        "nodes": [
-            {
-                "ref": node.ref, "kind": node.kind, "what": node.what, "stage": node.stage, "verdict": node.verdict,
-                "promoted_to": list(node.stages),
-            }
-            for node in (graph.nodes[name] for name in graph.order() if name in around)
-        ],
-        "edges": [
-            {"from": edge.source, "to": edge.target, "role": edge.role, "via": edge.via}
-            for edge in graph.edges
-            if edge.source in around and edge.target in around
-        ],
-    }  # fmt: skip
-    return json.dumps(table, ensure_ascii=False, indent=1)
-
-
-def _reached(ref: str, step: Callable[[str], list[str]]) -> Iterator[str]:
-    seen, waiting = set[str](), [ref]
-    while waiting:
-        for other in step(waiting.pop()):
-            if other not in seen:
-                seen.add(other)
-                waiting.append(other)
-                yield other
+def description(kind: str, body: Mapping[str, Any]) -> str:
+    """An artifact in a few words, from the fields of its record's body (or their texts); the kind itself where they fail."""
+    try:
+        given = {name: body[name] for name in FIELDS[kind]}
+        for name, value in given.items():
+            if str(value).isdecimal():
+                given[name] = int(value)
+        if "form" in given:
+            given["form"] = FORMS[given["form"]]
+        return WHAT[kind].format_map(given).removesuffix(", ")
+    except (KeyError, ValueError, TypeError):  # a record of another version
+        return kind

@@ -1,212 +1,138 @@
-"""`sea-lion report`: one self-contained HTML page about a catalog, from its index alone.
+"""`sea-lion report`: a self-contained HTML site about a catalog, from its index alone.
 
-No script, no font, no request: the page opens from a mail attachment or a build server as it does here, and its content policy
-forbids it to load anything.
+No script, no font, no request: its pages open from a mail attachment or a build server as they do here, and their content
+policy forbids them to load anything. The folder is put in place whole: its readers find the old site or the new one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
-from importlib.resources import files
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from .errors import SeaLionError
 from .fingerprint import plain
-from .lineage import MODEL, Graph, read_graph
-from .markup import Child, Html, inside, tag
+from .lineage import MODEL
+from .markup import Child, Html, inside
+from .pages.compare import catalogs_page, models_page
+from .pages.corpus import corpus_page
+from .pages.evaluation import evaluation_page
+from .pages.frame import GENERATOR, NAMES, framed, questions_page
+from .pages.gates import gates_page
+from .pages.lineage import lineage_page
+from .pages.merges import merges_page
+from .pages.mixture import mixture_page
+from .pages.overview import headline, overview_page
+from .pages.parts import duration, ref
+from .pages.source import Source, opened
+from .pages.training import training_page
 from .records import Artifact
-from .report_data import funnel_section, mixture_section, rows, section, table, tokens_section
-from .report_models import decided, gates_section, lineage_section, losses_section, scores_sections, stages_section
-from .store import Store, write_atomically
+from .store import Store
 from .tables import cell
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LISTED = 12
 """Records of a list that `artifact_summary` prints."""
-QUESTIONS = (
-    ("Tokens by language", "sea-lion catalog tokens --by language,source"),
-    (
-        "What was removed, and why",
-        "sea-lion catalog sql 'SELECT stage, reason, sum(documents) FROM ledger GROUP BY ALL ORDER BY 3 DESC'",
-    ),
-    ("Does everything add up?", "sea-lion catalog sql 'SELECT * FROM balance WHERE NOT balances'"),
-    ("Where a model comes from", "sea-lion catalog lineage REF"),
-    ("Items a model got wrong", "sea-lion catalog sql \"SELECT language, item FROM items WHERE metric = 'acc' AND value = 0\""),
-    ("Everything on record about one artifact", "sea-lion catalog show REF"),
-)
+PAGES: dict[str, tuple[str, str, Callable[[Source], list[Html]]]] = {
+    "corpus.html": ("The corpora", "What was read, what was removed and why, and what is left, in tokens.", corpus_page),
+    "mixture.html": ("The mixtures", "What was to be taken from each source and language, and what was.", mixture_page),
+    "training.html": ("The training runs", "Losses, learning rates and throughput of every run.", training_page),
+    "merges.html": ("The merges", "Which models were merged, how, and what it did to each language.", merges_page),
+    "evaluation.html": ("The evaluations", "What every model scores in every language.", evaluation_page),
+    "gates.html": ("The gates", "Which model may stand for which stage, who said so, on what evidence.", gates_page),
+    "lineage.html": ("The lineage", "What everything was made from, and what it inherits.", lineage_page),
+}
+"""Page to its title, its first sentence and its function; `index.html`, `compare.html` and `questions.html` come on top."""
 
 
-def write_report(store: Store, path: Path) -> Path:
-    """Write the page about everything in the store, an empty one too; returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page(store))
-    return path
+def site(store: Store, other: Store | None = None, models: tuple[str, str] | None = None) -> dict[str, str]:
+    """File name to HTML of every page, of an empty store too.
 
-
-def page(store: Store) -> str:
-    """The page's HTML."""
-    graph = read_graph(store)
-    decisions = decided(store, graph)
-    sections = [
-        lineage_section(graph),
-        stages_section(decisions),
-        tokens_section(store),
-        funnel_section(store),
-        mixture_section(store),
-        losses_section(store, graph),
-        *scores_sections(store, graph),
-        gates_section(store, decisions),
-        _provenance(store),
-        _further(),
-    ]
-    shown = [part for part in sections if part]
-    title, lead = _headline(graph, decisions)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"{title} · SEA-LION"),
-        tag("style", Html(files(__package__ or "").joinpath("report.css").read_text("utf-8"))),
-    )
-    top = tag(
-        "header",
-        tag("p", "SEA-LION, on record", class_="eyebrow"),
-        tag("h1", title),
-        tag("p", lead, class_="lead"),
-        _figures(store, graph, decisions),
-        tag("nav", [_link(part) for part in shown], aria_label="Sections"),
-        class_="top",
-    )
-    foot = tag(
-        "footer",
-        tag("p", "Written by sea-lion report from the catalog’s index. Nothing in this page was loaded from elsewhere."),
-    )
-    return f"<!doctype html>\n{tag('html', head, tag('body', top, tag('main', shown), foot), lang='en')}\n"
-
-
-def _link(part: Html) -> Html:
-    anchor = part.split('id="', 1)[1].split('"', 1)[0]
-    heading = part.split("<h2>", 1)[1].split("</h2>", 1)[0]
-    return tag("a", Html(heading), href=f"#{anchor}")
-
-
-def _headline(graph: Graph, decisions: list[dict[str, Any]]) -> tuple[str, Child]:
-    models = [node for node in graph.nodes.values() if node.kind == MODEL]
-    if not graph.nodes:
-        return "Nothing made yet", "The catalog is empty; sea-lion run tiny makes a whole lineage in minutes."
-    if not models:
-        return "Data, on the way to a model", "No model has been made from this catalog yet; what there is, is below."
-    promoted = [row for row in decisions if row["promotion"]]
-    if not promoted:
-        return (
-            "Models made, none promoted yet",
-            f"{len(models)} models are in the catalog; no stage’s alias points to one of them yet.",
-        )
-    last = promoted[-1]
-    merges = sum(node.what.startswith("merge") for node in models)
-    passed = sum(row["verdict"] == "pass" for row in decisions)
-    lead = inside(
-        tag("strong", last["model"], class_="ref"),
-        f" is what the stage {last['stage']} stands for. The catalog holds {len(models)} models, {merges} of them merged. ",
-        f"{passed} of {len(decisions)} candidates passed their gate; ",
-        "each verdict, with the figures behind it, is below.",
-    )
-    family = last["stage"].split("/")[0]
-    return f"{family}: from a crawl to a promoted model", lead
-
-
-def _figures(store: Store, graph: Graph, decisions: list[dict[str, Any]]) -> Html | None:
-    totals = rows(store, "SELECT count(*) AS number, coalesce(sum(seconds), 0) AS seconds FROM artifacts")[0]
-    found = rows(
-        store,
-        """SELECT (SELECT sum((body->>'$.documents_in')::BIGINT) FROM artifacts WHERE kind = 'corpus')::BIGINT AS documents_in,
-            (SELECT sum((body->>'$.documents_out')::BIGINT) FROM artifacts WHERE kind = 'corpus')::BIGINT AS documents_out,
-            (SELECT max((body->>'$.tokens')::BIGINT) FROM artifacts WHERE kind = 'tokens')::BIGINT AS tokens,
-            (SELECT count(DISTINCT language) FROM shards WHERE language <> 'code')::BIGINT AS languages""",
-    )[0]
-    tiles: list[tuple[str, str, str]] = []
-    if found["documents_in"]:
-        tiles.append(("Documents kept", f"{found['documents_out']:,}", f"of {found['documents_in']:,} read"))
-    if found["tokens"]:
-        tiles.append(("Tokens counted", f"{found['tokens']:,}", f"in {found['languages']} languages, and code"))
-    models = sum(node.kind == MODEL for node in graph.nodes.values())
-    if models:
-        tiles.append(("Models", str(models), f"{sum(bool(node.stages) for node in graph.nodes.values())} stand for a stage"))
-    if decisions:
-        verdicts = [row["verdict"] for row in decisions]
-        count = ", ".join(f"{verdicts.count(name)} {name}" for name in ("pass", "hold", "fail", "error") if name in verdicts)
-        tiles.append(("Gates", str(len(decisions)), count))
-    if totals["number"]:
-        tiles.append(("Making it took", duration(totals["seconds"]), f"for {totals['number']:,} artifacts"))
-    if not tiles:
-        return None
-    return tag("dl", [tag("div", tag("dt", a), tag("dd", b, tag("small", c))) for a, b, c in tiles], class_="figures")
-
-
-def duration(seconds: float) -> str:
-    """A time for people.
-
-    >>> duration(4.2), duration(131), duration(7300)
-    ('4.2 s', '2 min 11 s', '2 h 1 min')
+    With `other`, or with the references of two `models` (the second one from `other` if that is given), a page puts the
+    two side by side. Raises MissingArtifact for a model that is not there.
     """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    with ExitStack() as stack:
+        source = stack.enter_context(opened(store))
+        second = stack.enter_context(opened(other)) if other else source
+        present = [name for name in NAMES if name != "compare.html" or other or models]
+        made: dict[str, str] = {}
+        for name, (heading, words, page) in PAGES.items():
+            made[name] = framed(name, heading, words, page(source), present)
+        if "compare.html" in present:
+            title, lead, parts = _compared(source, second, models)
+            made["compare.html"] = framed("compare.html", title, lead, parts, present)
+        title, lead = headline(source)
+        made["index.html"] = framed("index.html", title, lead, overview_page(source), present)
+        words = "Each figure of the report links to the query behind it: all of them, as they stand."
+        made["questions.html"] = framed("questions.html", "The queries", words, questions_page(), present)
+        return {name: made[name] for name in present}
 
 
-def _provenance(store: Store) -> Html | None:
-    made = rows(
-        store,
-        """SELECT ref, licence, seconds, peak_memory_bytes, bytes, commit, left(fingerprint, 12) AS fingerprint
-        FROM artifacts ORDER BY created, ref""",
-    )
-    if not made:
-        return None
-    commits = sorted({row["commit"] for row in made})
-    packages = store.require(made[-1]["ref"]).provenance
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(packages.packages.items()))
-    body: list[list[Child]] = [
-        [
-            tag("span", row["ref"], class_="ref"),
-            tag("code", row["fingerprint"]),
-            duration(row["seconds"]),
-            f"{row['peak_memory_bytes'] / 1e6:,.0f} MB",
-            f"{row['bytes'] / 1e6:,.2f} MB",
-            row["licence"],
-        ]
-        for row in made
-    ]
-    return section(
-        "provenance",
-        "Provenance",
-        inside("Code at ", tag("code", ", ".join(commits)), f"; Python {packages.python}; {versions}."),
-        tag(
-            "details",
-            tag("summary", f"All {len(made)} artifacts: time, memory, size, licence"),
-            table(["Artifact", "Fingerprint", "Time", "Peak memory", "Size", "Licence"], body),
-        ),
-    )
+def _compared(a: Source, b: Source, models: tuple[str, str] | None) -> tuple[str, Child, list[Html]]:
+    if models is None:
+        return "Two catalogs", "A is this catalog, B the other one; differences are B − A.", catalogs_page(a, b)
+    found = [source.store.require(name) for source, name in zip((a, b), models, strict=True)]
+    for artifact in found:
+        if artifact.kind != MODEL:
+            raise SeaLionError(f"{artifact.ref}: is a {artifact.kind}, not a model")
+    pair = str(found[0].ref), str(found[1].ref)
+    lead = inside("A is ", ref(pair[0]), ", B is ", ref(pair[1]), "; differences are B − A.")
+    return "Two models", lead, models_page(a, b, pair)
 
 
-def _further() -> Html:
-    commands = [
-        inside(tag("p", what, class_="small quiet", style="margin:0 0 4px"), tag("pre", tag("code", ask)))
-        for what, ask in QUESTIONS
-    ]
-    return section(
-        "further",
-        "Where to read more",
-        inside(
-            "Every figure above is an answer of the catalog’s index, and more can be asked of it. The pages in ",
-            tag("code", "docs/"),
-            " explain each area; ",
-            tag("code", "docs/catalog.md"),
-            " lists the tables.",
-        ),
-        commands,
-    )
+def write_report(store: Store, folder: Path, other: Store | None = None, models: tuple[str, str] | None = None) -> Path:
+    """Write the site into a folder, which may hold nothing but an earlier one; returns the path of its first page."""
+    _check_replaceable(folder)
+    pages = site(store, other, models)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        fresh = Path(scratch) / "site"
+        fresh.mkdir()
+        for name, text in pages.items():
+            with (fresh / name).open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        _put_in_place(fresh, folder)
+    return folder / "index.html"
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to replace whatever is not a site of ours: everything in the folder goes."""
+    if folder.is_symlink() or folder.is_file():
+        raise SeaLionError(f"{folder}: is a {'link' if folder.is_symlink() else 'file'}; the report is a folder of pages")
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name not in NAMES or not path.is_file() or GENERATOR not in path.read_text("utf-8", "replace")[:2000]:
+            raise SeaLionError(f"{folder}: holds {path.name!r}, which no report wrote; choose an empty folder")
+
+
+def _put_in_place(fresh: Path, folder: Path) -> None:
+    """Let `fresh` be `folder`; what was there is left where `fresh` was."""
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    if _exchanged(fresh, folder):
+        return
+    aside = fresh.with_name("before")
+    folder.rename(aside)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        aside.rename(folder)
+        raise
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Swap two folders in one step, where the system can (Linux, most file systems): no moment without a site."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap is not None and swap(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
 
 def artifact_summary(store: Store, artifact: Artifact) -> str:
@@ -215,7 +141,7 @@ def artifact_summary(store: Store, artifact: Artifact) -> str:
     lines = [f"{artifact.ref}  ({artifact.kind})"]
     facts = {
         "description": artifact.recipe.get("description", ""), "fingerprint": artifact.fingerprint, "licence": artifact.licence,
-        "folder": str(store.folder(artifact.ref)), "created": made.created, "took": duration(made.seconds),
+        "folder": str(store.path(artifact.ref)), "created": made.created, "took": duration(made.seconds),
         "peak memory": f"{made.peak_memory_bytes / 1e6:,.0f} MB", "commit": made.commit, "python": made.python,
         "packages": ", ".join(f"{name} {version}" for name, version in sorted(made.packages.items())),
     }  # fmt: skip

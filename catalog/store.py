@@ -12,31 +12,37 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from .errors import CorruptInput, DriftError, MissingArtifact, SeaLionError, Unfinished
-from .fingerprint import canonical_json, difference, file_digest, fingerprint, plain
+from .files import RECORD as RECORD
+from .files import SCRATCH as SCRATCH
+from .files import file_digests, record_state, record_status, record_text, sync_folder
+from .files import read_artifact as read_artifact
+from .files import verify_files as verify_files
+from .files import write_atomically as write_atomically
+from .files import write_rows as write_rows
+from .fingerprint import difference, fingerprint, plain
 from .licences import combined_licence
+from .places import Place
 from .provenance import provenance
-from .recipes import STAGE_PREFIX, Recipe, adapter, external_files, identity, recipe_fingerprint, references
-from .records import BODIES, Artifact, ArtifactRef, Body, FileDigest, GateDecision, Input, Promotion
+from .recipes import STAGE_PREFIX, Recipe, external_files, identity, recipe_fingerprint, references
+from .records import BODIES, Artifact, ArtifactRef, Body, GateDecision, Input, Promotion
 
 log = logging.getLogger(__name__)
 
-RECORD = "artifact.json"
 WORK = ".work"
-SCRATCH = ".scratch"
-"""A maker's own folder within its work folder: no part of the artifact, and gone when that is published."""
-LOOKED_UP = ("ngrams",)
+SLOTS = "slots"
+"""Folder of the slots' manifests, beside the artifacts (see `slots`)."""
+KIND = re.compile(rb'"kind"\s*:\s*"([a-z]+)"')
+LOOKED_UP = ("ngrams", "plan")
 """Kinds of input that nothing is taken from: their licence does not pass on."""
 R = TypeVar("R", bound=Recipe)
 
@@ -112,28 +118,68 @@ class Planned:
 
 
 class Store:
-    """The artifacts below one folder."""
+    """The artifacts below one folder. `remote.store_at` opens the one that an address in an object store means."""
 
     def __init__(self, root: Path) -> None:
         if root.exists() and not root.is_dir():
             raise SeaLionError(f"{root}: is a file; the catalog is a folder")
         self.root = root
-        self._read: dict[str, Artifact] = {}
+        self._read: dict[str, tuple[str, Artifact]] = {}
+        self._named: dict[str, tuple[str, bytes]] = {}
+        self._told: set[tuple[str, str]] = set()
 
     # -- reading ---------------------------------------------------------------------------------------------------------
 
-    def folder(self, ref: ArtifactRef) -> Path:
-        """Where the artifact is, or would be."""
+    @property
+    def place(self) -> Place:
+        """Where the catalog's truth lies and its slots are reported."""
+        return Place.at(self.root)
+
+    def path(self, ref: ArtifactRef) -> Path:
+        """Where the artifact is on this machine, or would be."""
         return self.root / ref.name / ref.version
 
+    def folder(self, ref: ArtifactRef, files: Collection[str] | None = None) -> Path:
+        """The folder to read an artifact in: its files, all or those named, are there when they are anywhere."""
+        return self.path(ref)
+
+    def fetch_index(self, index: Path) -> None:
+        """Bring the index that another machine published; in a folder it is there."""
+
+    def publish_index(self, index: Path) -> None:
+        """Let other machines have the index; in a folder they do."""
+
+    def records(self) -> Iterator[tuple[str, Path, str]]:
+        """Reference, file and state of every record, none of them opened.
+
+        Nothing below a folder with a record is looked at, nor a slot's manifest: both can be hundreds of thousands of files.
+        """
+        waiting = [""]
+        while waiting:
+            here = waiting.pop()
+            status = record_status(self.root / here) if here else None
+            if status is not None:
+                name, _, version = here.rpartition("/")
+                yield f"{name}@{version}", self.root / here / RECORD, record_state(status)
+                continue
+            with suppress(FileNotFoundError), os.scandir(self.root / here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False) and entry.name[0] != "." and (here or entry.name != SLOTS):
+                        waiting.append(f"{here}/{entry.name}" if here else entry.name)
+
     def get(self, ref: ArtifactRef) -> Artifact | None:
-        """The artifact, or None; raises CorruptInput when its record cannot be read."""
-        if str(ref) not in self._read:
-            path = self.folder(ref) / RECORD
-            if not path.is_file():
-                return None
-            self._read[str(ref)] = read_artifact(path)
-        return self._read[str(ref)]
+        """The artifact, or None; raises CorruptInput when its record cannot be read or is another artifact's."""
+        path = self.path(ref)
+        status = record_status(path)
+        if status is None:
+            return None
+        state = record_state(status)
+        known = self._read.get(str(ref))
+        if known is None or known[0] != state:
+            known = self._read[str(ref)] = state, read_artifact(path / RECORD)
+        if known[1].ref != ref:
+            raise CorruptInput(path / RECORD, "", f"says it is {known[1].ref}, but lies in the folder of {ref}")
+        return known[1]
 
     def require(self, ref: str) -> Artifact:
         """The artifact of `name@version` or `stage:NAME`; raises MissingArtifact with the nearest names."""
@@ -142,24 +188,40 @@ class Store:
         try:
             found = self.get(ArtifactRef.parse(ref))
         except ValueError as error:
-            raise MissingArtifact(ref, [str(artifact.ref) for artifact in self.all()]) from error
+            raise MissingArtifact(ref, [known for known, _, _ in self.records()]) from error
         if found is None:
-            raise MissingArtifact(ref, [str(artifact.ref) for artifact in self.all()])
+            raise MissingArtifact(ref, [known for known, _, _ in self.records()])
         return found
 
     def all(self) -> list[Artifact]:
-        """Every artifact, ordered by reference."""
-        refs = (
-            ArtifactRef(name=path.parent.parent.relative_to(self.root).as_posix(), version=path.parent.name)
-            for path in self.root.glob(f"**/{RECORD}")
-            if WORK not in path.relative_to(self.root).parts
-        )
-        artifacts = (self.get(ref) for ref in refs)
-        return sorted((artifact for artifact in artifacts if artifact), key=lambda artifact: str(artifact.ref))
+        """Every artifact, ordered by reference; one whose record cannot be read is left out with a warning."""
+        found = (self._readable(ref, state) for ref, _, state in sorted(self.records()))
+        return [artifact for artifact in found if artifact]
+
+    def _readable(self, ref: str, state: str) -> Artifact | None:
+        try:
+            return self.get(ArtifactRef.parse(ref))
+        except (CorruptInput, ValueError, OSError) as error:
+            if (ref, state) not in self._told:
+                log.warning("left out: %s", error)
+            self._told.add((ref, state))
+            return None
+
+    def _of_kind(self, kind: str) -> Iterator[Artifact]:
+        """The artifacts of a kind: of the others no more is done than to look for its name in their bytes, once."""
+        for ref, path, state in sorted(self.records()):
+            known = self._named.get(ref)
+            if known is None or known[0] != state:
+                with suppress(FileNotFoundError):
+                    known = self._named[ref] = state, b" ".join(KIND.findall(path.read_bytes()))
+            if known is not None and kind.encode() in known[1]:
+                artifact = self._readable(ref, state)
+                if artifact is not None and artifact.kind == kind:
+                    yield artifact
 
     def promotions(self, stage: str) -> list[Artifact]:
         """The promotions of a stage, earliest first."""
-        found = [a for a in self.all() if isinstance(a.body, Promotion) and a.body.stage == stage]
+        found = [artifact for artifact in self._of_kind("promotion") if _promotion(artifact).stage == stage]
         return sorted(found, key=lambda artifact: _promotion(artifact).sequence)
 
     def stage_model(self, stage: str) -> tuple[Artifact, str]:
@@ -172,7 +234,7 @@ class Store:
         if promoted:
             last = promoted[-1]
             return self.require(_promotion(last).model), f"stage {stage}: {last.ref}"
-        for artifact in sorted(self.all(), key=lambda artifact: artifact.provenance.created, reverse=True):
+        for artifact in sorted(self._of_kind("decision"), key=lambda artifact: artifact.provenance.created, reverse=True):
             body = artifact.body
             if isinstance(body, GateDecision) and body.stage == stage and body.verdict != "pass" and body.kept:
                 return self.require(body.kept), f"stage {stage}: {body.verdict}, the policy keeps {body.kept}"
@@ -181,11 +243,9 @@ class Store:
     def stages(self) -> dict[str, str]:
         """Stage to the reference of the model promoted to it."""
         latest: dict[str, Promotion] = {}
-        for artifact in self.all():
-            if isinstance(artifact.body, Promotion):
-                body = artifact.body
-                if body.stage not in latest or latest[body.stage].sequence < body.sequence:
-                    latest[body.stage] = body
+        for body in map(_promotion, self._of_kind("promotion")):
+            if body.stage not in latest or latest[body.stage].sequence < body.sequence:
+                latest[body.stage] = body
         return {stage: latest[stage].model for stage in sorted(latest)}
 
     # -- making ----------------------------------------------------------------------------------------------------------
@@ -219,30 +279,33 @@ class Store:
         if planned.made is not None:
             return planned.made
         work = self.work_folder(planned)
-        work.mkdir(parents=True, exist_ok=True)
-        with _locked(work.parent / f"{fingerprint(str(recipe.ref))[:16]}.lock"):
-            self._read.pop(str(recipe.ref), None)
-            existing = self.plan(recipe, base).made
-            if existing is not None:
-                return existing
-            work.mkdir(exist_ok=True)
-            if (work / RECORD).is_file():  # killed between the record and the renaming
-                return self._publish(read_artifact(work / RECORD), work)
-            is_resumed = any(work.iterdir())
-            start = time.perf_counter()
-            job = Job(recipe=recipe, inputs=planned.inputs, files=planned.files, folder=work, store=self, options=options)
-            try:
-                made = maker(job)
-                artifact = self._record(planned, made, work, time.perf_counter() - start)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise Unfinished(f"{recipe.ref}: no space left on the device; free some, then run it again") from error
-                raise
-            except SeaLionError as error:
-                if not is_resumed and not isinstance(error, Unfinished):
-                    shutil.rmtree(work, ignore_errors=True)
-                raise
-            return self._publish(artifact, work)
+        with _space_for(recipe.ref):
+            work.mkdir(parents=True, exist_ok=True)
+            with _locked(work.parent / f"{fingerprint(str(recipe.ref))[:16]}.lock"):
+                planned = self.plan(recipe, base)
+                return planned.made or self._made(planned, maker, work, options)
+
+    def _made(self, planned: Planned, maker: Maker, work: Path, options: Options) -> Artifact:
+        recipe = planned.recipe
+        work.mkdir(exist_ok=True)
+        if (work / RECORD).is_file():  # killed between the record and the publishing
+            return self._publish(read_artifact(work / RECORD), work)
+        is_resumed = any(work.iterdir())
+        start = time.perf_counter()
+        job = Job(recipe=recipe, inputs=planned.inputs, files=planned.files, folder=work, store=self, options=options)
+        try:
+            self._check_place(recipe.ref)
+            artifact = self._record(planned, maker(job), work, time.perf_counter() - start)
+        except SeaLionError as error:
+            if not is_resumed and not isinstance(error, Unfinished):
+                shutil.rmtree(work, ignore_errors=True)
+                slots = f"{SLOTS}/{recipe.ref.name}/{recipe.ref.version}"
+                for file in list(self.place.files(slots)):
+                    self.place.remove(file.path)
+                shutil.rmtree(self.root / slots, ignore_errors=True)
+            raise
+        write_atomically(work / RECORD, record_text(artifact))
+        return self._publish(artifact, work)
 
     def work_folder(self, planned: Planned) -> Path:
         """Where a recipe is made before it exists; the same for every attempt at the same recipe."""
@@ -265,7 +328,7 @@ class Store:
                 recipe.licence,
                 [artifact.licence for artifact in planned.inputs.values() if artifact.kind not in LOOKED_UP] + [*made.licences],
             ),
-            files=tuple(_digests(work)),
+            files=tuple(file_digests(work)),
             tables=made.tables,
             body=made.body,
             provenance=provenance(seconds),
@@ -274,59 +337,28 @@ class Store:
     def _via(self, ref: str) -> str:
         return self.stage_model(ref.removeprefix(STAGE_PREFIX))[1] if ref.startswith(STAGE_PREFIX) else ""
 
+    def _check_place(self, ref: ArtifactRef) -> None:
+        """Raise SeaLionError when the artifact would lie inside another one's folder, or around one: neither would be found."""
+        final = self.path(ref)
+        outer = next((path for path in final.parents if self.root in path.parents and record_status(path)), None)
+        if outer or ref.name.startswith(f"{SLOTS}/"):
+            raise SeaLionError(f"{ref}: lies inside {outer or self.root / SLOTS}; choose another name or version")
+        if final.exists() and any(path.parent != final for path in final.rglob(RECORD)):
+            raise SeaLionError(f"{ref}: its folder holds other artifacts; choose another name or version")
+
     def _publish(self, artifact: Artifact, work: Path) -> Artifact:
-        write_atomically(work / RECORD, canonical_json(artifact))
+        """Make a finished work folder, record included, the artifact; returns the one that now exists."""
+        self._check_place(artifact.ref)
         shutil.rmtree(work / SCRATCH, ignore_errors=True)
-        final = self.folder(artifact.ref)
+        final, old = self.path(artifact.ref), work.with_name(f"{work.name}.old")
         final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(old, ignore_errors=True)
         if final.exists():  # version `dev`, or a folder without a record
-            if any(path.parent != final for path in final.rglob(RECORD)):
-                raise SeaLionError(f"{artifact.ref}: its folder holds other artifacts; choose another name or version")
-            shutil.rmtree(final)
+            os.replace(final, old)
         os.replace(work, final)
-        _sync_folder(final.parent)
-        self._read[str(artifact.ref)] = artifact
+        sync_folder(final.parent)
+        shutil.rmtree(old, ignore_errors=True)
         return artifact
-
-
-def read_artifact(path: Path) -> Artifact:
-    """Read an `artifact.json`; raises CorruptInput when it is not one."""
-    try:
-        artifact: Artifact = adapter(Artifact).validate_json(path.read_bytes())
-    except ValueError as error:
-        raise CorruptInput(path, "", f"is not an artifact record: {str(error).splitlines()[0]}") from error
-    return artifact
-
-
-def verify_files(folder: Path, artifact: Artifact, paths: Iterator[str] | None = None) -> None:
-    """Compare an artifact's files (all, or those named) with their digests; raises CorruptInput for the first that differs."""
-    wanted = set(paths) if paths is not None else None
-    for digest in artifact.files:
-        if wanted is not None and digest.path not in wanted:
-            continue
-        path = folder / digest.path
-        if not path.is_file():
-            raise CorruptInput(path, "", f"is missing from {artifact.ref}")
-        if path.stat().st_size != digest.bytes or file_digest(path) != digest.sha256:
-            raise CorruptInput(
-                path, "", f"is not what {artifact.ref} wrote (sha256 differs); restore it or remake the artifact"
-            )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    _sync_folder(path.parent)
-
-
-def write_rows(path: Path, rows: list[dict[str, Any]], schema: Any) -> None:
-    """Write rows as a Parquet file with an Arrow schema; the same rows give the same bytes."""
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
 @contextmanager
@@ -344,18 +376,14 @@ def _locked(path: Path) -> Iterator[None]:
             return
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _space_for(ref: ArtifactRef) -> Iterator[None]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _digests(folder: Path) -> Iterator[FileDigest]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != RECORD and SCRATCH not in path.relative_to(folder).parts:
-            yield FileDigest(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_digest(path))
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unfinished(f"{ref}: no space left on the device; free some, then run it again") from error
+        raise
 
 
 def _promotion(artifact: Artifact) -> Promotion:

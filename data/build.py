@@ -1,9 +1,10 @@
 """The verb of the data area: from crawls, texts and source code to the shards of a corpus, by datatrove pipelines.
 
-Three rounds of tasks (`rounds`): a file, or small files together, through every stage that looks at one document alone (read,
+Four rounds of tasks (`rounds`): a file, or small files together, through every stage that looks at one document alone (read,
 gate, extract, identify, filter, mask), to files by language and the signatures of their documents; a group of languages, whose
-duplicates are found and whose documents are given their places; a shard. Nothing holds a language in memory, and what is done
-is kept in the job's folder: a build that was killed, or ran out of disk, goes on from there.
+duplicates are found and whose documents are given their places; a shard; the tables of a language's documents from one source.
+Nothing holds a language in memory, and what is done is kept in the job's folder: a build that was killed, or ran out of disk,
+goes on from there.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from .decontaminate import NgramIndex
 from .dedup import language_group, write_signatures
 from .executors import executor
 from .language import Classifier, lid176
-from .placement import Group, Part, Place, Write, document_licences, parts, write_removals
+from .placement import Group, Place, Tabulate, Write, document_licences, listings, parts, write_counts, write_removals
 from .planned import Where
 from .planning import FILE as PLAN
 from .recipe import CorpusRecipe
+from .reporting import removed, reporting, written
 from .rounds import run_round
 from .sandbox import Sandbox
 from .shards import Spool, shard_records
@@ -99,7 +101,7 @@ class Clean:
 
 
 def build_corpus(job: Job[CorpusRecipe]) -> Made:
-    """Make the shards of a corpus, and the tables `flow`, `removals`, `documents` and `failures`.
+    """Make the shards of a corpus, and its tables: what came in and went, and what is known of the documents.
 
     Raises CorruptInput for a file that is not what its form says (unless the recipe counts them), RecipeError for a recipe or
     thresholds that cannot be, SeaLionError when no document is left, Unfinished when the disk is full.
@@ -108,17 +110,25 @@ def build_corpus(job: Job[CorpusRecipe]) -> Made:
     check_names(recipe)
     run = executor(job.options, scratch / "logs")
     found = tasks(recipe, _files(job), job.options.mirror)
-    run_round("clean", _clean(job, scratch), found, scratch / "clean", run, shows_progress=job.options.show_progress)
+    clean = _clean(job, scratch)
+    shown, code = job.options.show_progress, (scratch / CODE_DIGEST).read_text("utf-8")
+    told = reporting(job, "clean", code, removed)
+    run_round("clean", clean, found, scratch / "clean", run, shows_progress=shown, reporting=told)
     rows = _checked_flow(scratch, "mask")
     if not ledger.total(rows, "mask", "out"):
         raise SeaLionError(f"{recipe.ref}: no document is left; {_most_frequent(rows)}")
     groups = _groups(scratch / "clean")
     place = Place(clean=scratch / "clean", recipe=recipe)
-    run_round("duplicates", place, groups, scratch / "places", run, shows_progress=job.options.show_progress)
+    told = reporting(job, "duplicates", code, removed)
+    run_round("duplicates", place, groups, scratch / "places", run, shows_progress=shown, reporting=told)
     shards = [part for group in groups for part in parts(scratch / "places" / group.key, group)]
     write = Write(clean=scratch / "clean", places=scratch / "places")
-    run_round("shards", write, shards, scratch / "write", run, shows_progress=job.options.show_progress)
-    return _assembled(job, scratch, shards)
+    told = reporting(job, "shards", code, written)
+    run_round("shards", write, shards, scratch / "write", run, shows_progress=shown, reporting=told)
+    tables, tabulate = listings(shards), Tabulate(written=scratch / "write", thresholds=clean.thresholds)
+    told = reporting(job, "tables", code)
+    run_round("tables", tabulate, tables, scratch / "tables", run, shows_progress=shown, reporting=told)
+    return _assembled(job, scratch, [scratch / "tables" / listing.key for listing in tables])
 
 
 def _files(job: Job[CorpusRecipe]) -> dict[str, list[Path]]:
@@ -137,7 +147,7 @@ def _scratch(folder: Path) -> Path:
         code.update(f"{name} {version(name)}\n".encode())
     mark = scratch / CODE_DIGEST
     if not mark.is_file() or mark.read_text("utf-8") != code.hexdigest():
-        for stale in (scratch, folder / "shards", folder / "documents"):
+        for stale in (scratch, folder / "shards", folder / "documents", folder / "document_ids"):
             shutil.rmtree(stale, ignore_errors=True)
         scratch.mkdir(parents=True)
         mark.write_text(code.hexdigest(), "utf-8")
@@ -172,13 +182,14 @@ def _groups(clean: Path) -> list[Group]:
     return [Group(key=name, languages=tuple(x for x in languages if language_group(x) == name)) for name in names]
 
 
-def _assembled(job: Job[CorpusRecipe], scratch: Path, shards: Sequence[Part]) -> Made:
-    """Move the shards to their places, and write the tables."""
-    for part in shards:
-        for path in sorted((scratch / "write" / part.key).glob("*/*/*/*.parquet")):
-            final = job.folder / path.relative_to(scratch / "write" / part.key)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(final)
+def _assembled(job: Job[CorpusRecipe], scratch: Path, tabulated: Sequence[Path]) -> Made:
+    """Move the shards and the tables of documents to their places, and write the other tables."""
+    for pattern in ("write/*/shards", "tables/*/documents", "tables/*/document_ids"):
+        for done in sorted(scratch.glob(pattern)):
+            for path in sorted(done.glob("*/*/*.parquet")):
+                final = job.folder / path.relative_to(done.parent)
+                final.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(final)
     flow = _checked_flow(scratch, "write")
     ledgers = sorted(scratch.glob(f"*/*/{ledger.LEDGER}"))
     records = shard_records(job.folder)
@@ -187,6 +198,7 @@ def _assembled(job: Job[CorpusRecipe], scratch: Path, shards: Sequence[Part]) ->
     write_rows(job.folder / "flow.parquet", flow, ledger.FLOW)
     write_rows(job.folder / "failures.parquet", ledger.failures(ledgers), ledger.FAILURES)
     write_removals(sorted(scratch.glob(f"*/*/{ledger.LISTED}")), job.folder / "removals.parquet")
+    write_counts(tabulated, job.folder)
     log.info("corpus: %d of %d documents kept", documents_out, documents_in)
     return Made(
         licences=document_licences(sorted(job.folder.glob("documents/*/*/*.parquet"))),
@@ -196,6 +208,9 @@ def _assembled(job: Job[CorpusRecipe], scratch: Path, shards: Sequence[Part]) ->
             "failures": "failures.parquet",
             "removals": "removals.parquet",
             "documents": "documents/*/*/*.parquet",
+            "document_ids": "document_ids/*/*/*.parquet",
+            "shard_counts": "shard_counts.parquet",
+            "origins": "origins.parquet",
         },
     )
 

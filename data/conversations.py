@@ -111,7 +111,9 @@ def gather_conversations(job: Job[ConversationsRecipe]) -> Made:
     languages = gather(files, job.folder, settings, ngrams)
     rows = sum(languages.values())
     log.info("%s: %d rows in %d languages", recipe.ref, rows, len(languages))
-    return Made(body=Conversations(form=recipe.form, rows=rows, languages=languages))
+    licences = pq.read_table(job.folder / FILE, columns=["licence"])["licence"].unique().to_pylist()
+    body = Conversations(form=recipe.form, rows=rows, languages=languages)
+    return Made(body=body, licences=tuple(sorted(licence for licence in licences if licence)))
 
 
 def gather(files: Iterable[Path], folder: Path, settings: Settings, ngrams: NgramIndex | None = None) -> dict[str, int]:

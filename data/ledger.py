@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .shards import domain_of
+
 STAGES = (
     "read", "gate", "urls", "decode", "sample", "extract", "identify", "quality", "contamination", "mask",
     "exact", "near", "write",
@@ -37,10 +39,10 @@ FLOW = pa.schema(
     ]
 )
 REMOVALS = pa.schema(
-    [(name, pa.string()) for name in ("stage", "language", "reason", "source", "url", "crawl", "file")]
+    [(name, pa.string()) for name in ("stage", "language", "reason", "source", "url", "domain", "crawl", "file")]
     + [("offset", pa.int64()), ("length", pa.int64()), ("digest", pa.string()), ("bytes", pa.int64()), ("detail", pa.string())]
 )
-"""The index table `removals`: one row a document; `detail` says more (the value that broke a rule, the document it repeats)."""
+"""The table `removals`: one row a document; `detail` says more (the value that broke a rule, the document it repeats)."""
 
 FAILURES = pa.schema([(name, pa.string()) for name in ("source", "file", "problem")])
 """The index table `failures`: files that could not be read, or not to their end, where the recipe says to count them."""
@@ -76,8 +78,8 @@ class Tally:
         self.failures.append([source, file, problem])
 
     def list(self, row: Mapping[str, Any]) -> None:
-        """Note one removed document, a row of `REMOVALS`."""
-        self.removed.append(dict(row))
+        """Note one removed document: a row of `REMOVALS`, but for its domain."""
+        self.removed.append({**row, "domain": domain_of(row["url"])})
         if len(self.removed) >= BATCH:
             self._flush()
 

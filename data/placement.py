@@ -1,13 +1,15 @@
 """Where the documents that stay go: duplicates out, the held-out ones aside, the rest cut into shards of about one size.
 
 SQL in DuckDB over the spool files of all tasks, with a bound on its memory beyond which it uses the disk. What decides is the
-documents' content alone, never the order or the number of tasks.
+documents' content alone, never the order or the number of tasks. Tables of the documents are written apart from the shards: a
+shard is in the order of the ids, which is a shuffle and right for training, but a site's documents are then everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from ..catalog.fingerprint import fingerprint
 from .database import bounded, parquet
 from .dedup import PLACE, resolve
 from .ledger import LISTED, REMOVALS, STAGES, Tally
+from .quality import RULES
 from .recipe import CorpusRecipe
-from .shards import EVIDENCE, SHARED, shard_name, write_shard
+from .shards import DOCUMENTS, EVIDENCE, IDS, LIMITS, SHARED, shard_name, write_in_files, write_shard
+from .thresholds import Thresholds
 
 TEXT_PER_BYTE = 3
 """Bytes of UTF-8 text that a byte of a zstd-compressed shard holds, about."""
@@ -121,8 +125,8 @@ def _count(connection: duckdb.DuckDBPyConnection, tally: Tally) -> None:
 
 def _list_removed(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     connection.execute(
-        f"""COPY (SELECT replace(verdict, '_duplicate', '') AS stage, language, verdict AS reason, source, url, crawl, file,
-            "offset", length, digest, bytes, cluster AS detail
+        f"""COPY (SELECT replace(verdict, '_duplicate', '') AS stage, language, verdict AS reason, source, url, domain, crawl,
+            file, "offset", length, digest, bytes, cluster AS detail
         FROM spool JOIN verdicts ON {JOINED.format("verdicts")} WHERE verdict <> 'keep')
         TO '{_quoted(path)}' (FORMAT parquet)"""
     )
@@ -169,7 +173,7 @@ def parts(folder: Path, group: Group) -> list[Part]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Write:
-    """The third round's work: one shard and its side table."""
+    """The third round's work: one shard, and what is known of its documents beside their texts."""
 
     clean: Path
     places: Path
@@ -203,6 +207,86 @@ def _count_written(tally: Tally, part: Part, folder: Path) -> None:
     assert sizes is not None
     for outcome in ("in", "out"):
         tally.add("write", outcome, part.source, part.language, sizes[1], documents=sizes[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The documents of one language and source, to be written as tables."""
+
+    key: str
+    language: str
+    source: str
+    parts: tuple[Part, ...]
+    """Their shards."""
+
+    @property
+    def label(self) -> str:
+        """The folder of their tables."""
+        return f"language={self.language}/source={self.source}"
+
+
+def listings(shards: Sequence[Part]) -> list[Listing]:
+    """The languages and sources of some shards."""
+    found: dict[tuple[str, str], list[Part]] = {}
+    for part in shards:
+        found.setdefault((part.language, part.source), []).append(part)
+    return [
+        Listing(key=fingerprint([language, source])[:32], language=language, source=source, parts=tuple(some))
+        for (language, source), some in sorted(found.items())
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tabulate:
+    """The fourth round's work: the tables of a language's documents from one source."""
+
+    written: Path
+    """Folder of the third round."""
+    thresholds: Mapping[str, Thresholds]
+
+    def __call__(self, listing: Listing, folder: Path) -> None:
+        """Write `documents/…` by domain, `document_ids/…` by id, `shard_counts.parquet` and `origins.parquet`."""
+        limits = DOCUMENTS.with_metadata({LIMITS: json.dumps(rule_limits(self.thresholds[listing.language]))})
+        with bounded(MEMORY, folder) as connection:
+            sides = parquet([self.written / part.key / "documents" / part.label for part in listing.parts])
+            connection.execute(f"CREATE VIEW sides AS SELECT * FROM {sides}")
+            # Shard and row make the order total: an id need not be unique.
+            ordered = connection.sql('SELECT * FROM sides ORDER BY domain, url, id, shard, "row"')
+            write_in_files(folder / "documents" / listing.label, limits, ordered.to_arrow_reader(10_000))
+            by_id = connection.sql(f'SELECT {", ".join(IDS.names)} FROM sides ORDER BY id, shard, "row"')
+            write_in_files(folder / "document_ids" / listing.label, IDS, by_id.to_arrow_reader(10_000))
+            for name, keys, sums in COUNTED:
+                total = ", ".join(f"sum({column})::BIGINT AS {column}" for column in sums)
+                counts = f"SELECT {keys}, count(*)::BIGINT AS documents, {total} FROM sides GROUP BY {keys} ORDER BY {keys}"
+                connection.execute(f"COPY ({counts}) TO '{_quoted(folder / name)}' (FORMAT parquet)")
+
+
+COUNTED = (
+    ("shard_counts.parquet", "shard, language, source, split, crawl", ("characters", "bytes")),
+    ("origins.parquet", "source, crawl, file", ("bytes",)),
+)
+"""Tables of counts: file, what is counted by, what is added up beside the documents."""
+
+
+def write_counts(tabulated: Sequence[Path], folder: Path) -> None:
+    """The counts of all languages and sources, from the folders of the fourth round."""
+    with bounded(MEMORY, folder) as connection:
+        for name, keys, sums in COUNTED:
+            total = ", ".join(f"sum({column})::BIGINT AS {column}" for column in ("documents", *sums))
+            counts = f"SELECT {keys}, {total} FROM {parquet([one / name for one in tabulated])} GROUP BY {keys} ORDER BY {keys}"
+            connection.execute(f"COPY ({counts}) TO '{_quoted(folder / name)}' (FORMAT parquet, COMPRESSION zstd)")
+
+
+def rule_limits(thresholds: Thresholds) -> list[dict[str, str | float]]:
+    """The limits that can drop a document: reason, measure, `min` or `max`, and the number, in the order of the rules."""
+    lets_pass = {field.name: field.default for field in fields(Thresholds)}
+    found: list[dict[str, str | float]] = []
+    for rule in RULES:
+        limit = getattr(thresholds, rule.limit)
+        if limit != lets_pass[rule.limit]:
+            value = limit[rule.place] if isinstance(limit, tuple) else limit
+            found.append({"reason": rule.reason, "measure": rule.measure, "bound": rule.limit[:3], "limit": value})
+    return found
 
 
 def document_licences(documents: Sequence[Path]) -> tuple[str, ...]:

@@ -5,6 +5,9 @@ nothing or the wrong thing; and one failing task ends its pool. Here a unit is k
 it. It works in a folder of its own, which one rename puts in place: a rerun skips what is there, and of two attempts at the
 same unit (a task given up as lost, two machines) the first one counts and the other is thrown away. An executor only has to
 call `Perform` with every number below the count of units that are left; what it misses (a killed worker) it is given again.
+
+A round can report to the catalog: each unit is a slot of its plan, and has a manifest as soon as it is in place. So the catalog
+counts what is done while the round goes on, and says what is missing when it does not go on.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ import pickle
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from traceback import format_exception
 from typing import Any, Protocol
@@ -26,7 +31,10 @@ import loguru
 from datatrove.pipeline.base import PipelineStep
 from tqdm import tqdm
 
+from ..catalog import progress
 from ..catalog.errors import SeaLionError, Unfinished
+from ..catalog.fingerprint import file_digest, fingerprint
+from ..catalog.slots import Count, Flow, Manifest, SlotSet
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +42,8 @@ log = logging.getLogger(__name__)
 # At import, because worker processes import this module and nothing above it.
 loguru.logger.disable("datatrove")
 
+REPORT_SECONDS = 5
+"""Between two looks at a round under way, for its progress file."""
 LINE_SECONDS = 30
 """Between two lines about a round under way, where no progress bar is shown."""
 PASSES = 3
@@ -66,6 +76,52 @@ Executor = Callable[["Perform", int], None]
 """Runs `Perform` for every rank below a number; may miss some, may raise when one of its processes dies."""
 
 
+Described = tuple[Sequence[Count], Sequence[Flow]]
+"""What a unit's folder holds, and what was removed on the way."""
+
+
+def undescribed(unit: Any, folder: Path) -> Described:
+    """Nothing, for units that make no documents."""
+    return (), ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reporting:
+    """Where a round reports its units. Goes to the workers as it is."""
+
+    slots: SlotSet
+    """The set of its slots."""
+    fingerprint: str
+    """Of all that the output depends on beside the units' keys: recipe and code."""
+    describe: Callable[[Any, Path], Described] = undescribed
+    """Says what a unit's folder holds; picklable."""
+
+    def report(self, unit: Unit, folder: Path, seconds: float = 0.0) -> None:
+        """Report what is in a unit's folder."""
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        listed = [[path.relative_to(folder).as_posix(), path.stat().st_size, file_digest(path)] for path in files]
+        counts, flow = self.describe(unit, folder)
+        manifest = Manifest(
+            slot=unit.key, sha256=fingerprint(listed), bytes=sum(path.stat().st_size for path in files),
+            documents=sum(row.documents for row in counts), seconds=seconds, counts=tuple(counts), flow=tuple(flow),
+        )  # fmt: skip
+        self.slots.report(manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Work that is reported."""
+
+    work: Work
+    """Does one unit."""
+    reporting: Reporting
+    """Where to."""
+
+    def __call__(self, unit: Any, folder: Path) -> None:
+        """Do the unit."""
+        self.work(unit, folder)
+
+
 class Perform(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
     """The one step of a round's pipelines: the unit with the task's rank."""
 
@@ -87,9 +143,16 @@ class Perform(PipelineStep):  # type: ignore[misc]  # datatrove is untyped
 
 
 def run_round(
-    name: str, work: Work, units: Sequence[Unit], folder: Path, executor: Executor, *, shows_progress: bool = False
+    name: str,
+    work: Work,
+    units: Sequence[Unit],
+    folder: Path,
+    executor: Executor,
+    *,
+    shows_progress: bool = False,
+    reporting: Reporting | None = None,
 ) -> None:
-    """Do all units that have no folder yet.
+    """Do all units that have no folder yet, and report those that have one.
 
     The first unit that fails ends the round, and its error is raised; what is done stays, and a failure is tried again next
     time. Raises Unfinished when the disk is full or a unit's workers die again and again.
@@ -97,6 +160,10 @@ def run_round(
     if len({unit.key for unit in units}) < len(units):
         raise ValueError(f"{name}: two units have the same key")
     folder.mkdir(parents=True, exist_ok=True)
+    if reporting:
+        planned = reporting.slots.plan([(unit.key, unit.label) for unit in units], reporting.fingerprint, replaces=True)
+        reporting = replace(reporting, slots=planned)
+        work = Reported(work, reporting)
     for failure in (*folder.glob(f"*{FAILED}"), folder / FAILURE):
         failure.unlink(missing_ok=True)
     broken = "no message"
@@ -114,6 +181,8 @@ def run_round(
                 log.info("a worker was lost (%s); its tasks are tried again", broken)
     for partial in folder.glob(".*.partial"):  # of workers that died, now or in an earlier run
         shutil.rmtree(partial, ignore_errors=True)
+    if reporting:
+        _report_rest(reporting, units, folder)
     for unit in units:
         if _failed(folder, unit).is_file():
             raise _recorded(folder, unit)
@@ -122,17 +191,31 @@ def run_round(
             raise Unfinished(f"{unit.label}: its worker died {PASSES} times ({broken}); the same command goes on from here")
 
 
+def _report_rest(reporting: Reporting, units: Sequence[Unit], folder: Path) -> None:
+    """Report the units that are in place but whose workers died before they said so, or that an earlier run did."""
+    reported = reporting.slots.reported()
+    for unit in units:
+        if unit.key not in reported and (folder / unit.key).is_dir():
+            reporting.report(unit, folder / unit.key)
+
+
 @contextmanager
 def _watched(name: str, units: Sequence[Unit], folder: Path, shows_progress: bool) -> Iterator[None]:
     """Show how many units have a folder: a bar, or a line now and then."""
     ended = threading.Event()
+    report = progress.current()  # a thread has none of its own
 
     def watch() -> None:
+        line = time.monotonic()
         with tqdm(total=len(units), desc=name, unit="task", disable=not shows_progress) as bar:
-            while not ended.wait(0.5 if shows_progress else LINE_SECONDS):
-                bar.update(_done(units, folder) - bar.n)
-                if not shows_progress:
-                    log.info("corpus: %s, %d of %d tasks done", name, _done(units, folder), len(units))
+            while not ended.wait(0.5 if shows_progress else REPORT_SECONDS):
+                done = _done(units, folder)
+                bar.update(done - bar.n)
+                if report:
+                    report.update(stage=name, done=done, total=len(units), unit="tasks")
+                if not shows_progress and time.monotonic() - line > LINE_SECONDS:
+                    line = time.monotonic()
+                    log.info("corpus: %s, %d of %d tasks done", name, done, len(units))
             bar.update(_done(units, folder) - bar.n)
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -159,21 +242,30 @@ def _failed(folder: Path, unit: Unit) -> Path:
 
 
 def _do(work: Work, unit: Unit, folder: Path) -> None:
-    partial = folder / f".{unit.key}.{secrets.token_hex(4)}.partial"
+    partial, final = folder / f".{unit.key}.{secrets.token_hex(4)}.partial", folder / unit.key
     partial.mkdir()
     try:
+        start = time.perf_counter()
         work(unit, partial)
-        _put_in_place(partial, folder / unit.key)
+        is_first = _put_in_place(partial, final)
+        if isinstance(work, Reported):
+            # What is in place counts, whoever put it there: the first may have been killed before it could say so.
+            work.reporting.report(unit, final, time.perf_counter() - start if is_first else 0.0)
+            if not is_first:
+                work.reporting.report(unit, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _put_in_place(partial: Path, final: Path) -> None:
+def _put_in_place(partial: Path, final: Path) -> bool:
+    """Whether this attempt was the first."""
     try:
         partial.rename(final)
-    except OSError as error:  # another attempt at this unit was first
+    except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
+        return False
+    return True
 
 
 def _named(error: Exception, unit: Unit) -> Exception:

@@ -1,4 +1,4 @@
-"""Documents as rows of Parquet files: between the rounds, in the shards of a corpus, and in the side table beside each shard.
+"""Documents as rows of Parquet files: between the rounds, in the shards of a corpus, and in the tables beside them.
 
 Shards are sorted by document id and written with fixed settings, so that the same documents give the same bytes, whatever the
 number of tasks, workers and machines that made them. An id is a digest, so its order is a shuffle.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,10 @@ ROW_GROUP = 1_000
 """Documents a row group: what a reader holds in memory at once."""
 SPOOL_BYTES = 64 << 20
 """Text that a task holds in memory before it writes a file."""
+TABLE_GROUP = 25_000
+"""Rows a row group of a table without texts: what a look-up reads."""
+TABLE_ROWS = 1_000_000
+"""Rows a file of such a table."""
 
 SHARED = {
     "id": pa.string(), "url": pa.string(), "domain": pa.string(), "crawl": pa.string(), "date": pa.string(),
@@ -40,7 +45,7 @@ EVIDENCE = {
     "claimed": pa.string(), "claimed_share": pa.float32(), "fasttext": pa.string(), "fasttext_score": pa.float32(),
     "cld2": pa.string(), "script": pa.string(), "cluster": pa.string(), "rules": pa.map_(pa.string(), pa.float32()),
 }  # fmt: skip
-"""Further columns of the side table: what each opinion on the language was, and what each rule measured."""
+"""Further columns of the table `documents`: what each opinion on the language was, and what each rule measured."""
 MADE_LATER = ("split", "cluster", "cluster_size")
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), *list(SHARED.items())[1:]])
@@ -49,8 +54,14 @@ SPOOL = pa.schema([field for field in SCHEMA if field.name not in MADE_LATER] + 
     (name, kind) for name, kind in EVIDENCE.items() if name not in MADE_LATER
 ])  # fmt: skip
 """A file between the rounds."""
-DOCUMENTS = pa.schema([("shard", pa.string()), *SHARED.items(), *EVIDENCE.items()])
-"""The index table `documents`."""
+DOCUMENTS = pa.schema([("shard", pa.string()), ("row", pa.int64()), *SHARED.items(), *EVIDENCE.items()])
+"""The table `documents`; `row` is the document's in its shard, counted from 0."""
+IDS = pa.schema(
+    [(name, pa.string()) for name in ("id", "domain", "url", "language", "source", "shard")] + [("row", pa.int64())]
+)
+"""The table `document_ids`: what leads from an id to the document's row in `documents` and in its shard."""
+LIMITS = b"limits"
+"""In the metadata of the files of `documents`: what its rules were compared with, as JSON."""
 
 _EMPTY = {"string": "", "float": 0.0, "int32": 0, "int64": 0}
 
@@ -109,10 +120,22 @@ def write_shard(folder: Path, name: str, batches: Iterable[pa.RecordBatch]) -> N
         pq.ParquetWriter(paths[0], SCHEMA, compression="zstd") as texts,
         pq.ParquetWriter(paths[1], DOCUMENTS, compression="zstd") as sides,
     ):
-        for group in evenly(batches, ROW_GROUP):
+        for number, group in enumerate(evenly(batches, ROW_GROUP)):
             texts.write_table(group.select(SCHEMA.names).cast(SCHEMA))
-            side = group.add_column(0, "shard", pa.array([f"shards/{name}"] * len(group)))
+            side = group.append_column("shard", pa.repeat(f"shards/{name}", len(group)))
+            side = side.append_column("row", pa.array(range(number * ROW_GROUP, number * ROW_GROUP + len(group))))
             sides.write_table(side.select(DOCUMENTS.names).cast(DOCUMENTS))
+
+
+def write_in_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write rows as `folder/part-00000.parquet` and so on; the bytes do not depend on the batches."""
+    folder.mkdir(parents=True)
+    groups, number = evenly(batches, TABLE_GROUP), 0
+    while rows := list(islice(groups, 1)):
+        with pq.ParquetWriter(folder / f"part-{number:05}.parquet", schema, compression="zstd") as writer:
+            for group in chain(rows, islice(groups, TABLE_ROWS // TABLE_GROUP - 1)):
+                writer.write_table(group.select(schema.names).cast(schema))
+        number += 1
 
 
 def shard_name(language: str, source: str, split: str, part: int, parts: int) -> str:

@@ -32,6 +32,7 @@ from ..catalog.store import Job, Made, verify_files, write_rows
 from .counted import COUNTS, DOCUMENTS, Counted, counted_before
 from .executors import executor
 from .recipe import TokensRecipe
+from .reporting import reporting
 from .rounds import run_round
 from .segment import pieces
 from .thresholds import CODE
@@ -48,7 +49,7 @@ SCRATCH = ".scratch"
 PART_FILE = "part.parquet"
 
 COUNTS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("corpus", "shard", "tokenizer", "language", "source", "split")]
+    [(name, pa.string()) for name in ("corpus", "shard", "tokenizer", "language", "source", "split", "crawl")]
     + [(name, pa.int64()) for name in ("documents", "bytes", "words", "tokens")]
     + [(name, pa.string()) for name in ("shard_sha256", "tokenizer_sha256")]
 )
@@ -112,8 +113,8 @@ class CountPart:
 def count_tokens(job: Job[TokensRecipe]) -> Made:
     """Count the tokens of every document of the recipe's corpora, special tokens left out, and its words.
 
-    Writes the table `token_counts` (one row a shard) and `document_tokens.parquet` (one row a document). Raises CorruptInput
-    for a shard that is not what its corpus wrote and RecipeError for an input of another kind.
+    Writes the table `token_counts` (one row a shard and crawl) and `document_tokens.parquet` (one row a document). Raises
+    CorruptInput for a shard that is not what its corpus wrote and RecipeError for an input of another kind.
     """
     recipe, scratch = job.recipe, job.folder / SCRATCH
     tokenizer = tokenizer_file(job)
@@ -128,9 +129,9 @@ def count_tokens(job: Job[TokensRecipe]) -> Made:
     _count(job, tokenizer, [part for some in parts.values() for part in some], scratch)
     rows = []
     with pq.ParquetWriter(job.folder / DOCUMENTS, DOCUMENTS_SCHEMA, compression="zstd") as writer:
-        for _, artifact, shard in shards:
+        for ref, artifact, shard in shards:
             table = _table(parts.get(shard.sha256), scratch / "parts", counted.get(shard.sha256), tokenizer)
-            rows.append(_written(writer, table, artifact, shard, tokenizer))
+            rows += _written(writer, table, artifact, shard, tokenizer, job.folder_of(ref))
     write_rows(job.folder / COUNTS, rows, COUNTS_SCHEMA)
     shutil.rmtree(scratch)
     documents, tokens = sum(row["documents"] for row in rows), sum(row["tokens"] for row in rows)
@@ -144,7 +145,8 @@ def _count(job: Job[TokensRecipe], tokenizer: TokenizerFile, parts: list[PartOfS
     if sum(part.documents for part in parts) <= FEW_DOCUMENTS:
         options = replace(options, workers=1, executor="local", executor_settings={})
     run, count = executor(options, scratch / "logs"), CountPart(tokenizer=tokenizer.path)
-    run_round("count tokens", count, parts, scratch / "parts", run, shows_progress=options.show_progress)
+    told = reporting(job, "count") if parts else None
+    run_round("count tokens", count, parts, scratch / "parts", run, shows_progress=options.show_progress, reporting=told)
 
 
 def tokenizer_file(job: Job[TokensRecipe]) -> TokenizerFile:
@@ -243,16 +245,36 @@ def _table(parts: list[PartOfShard] | None, folder: Path, known: Counted | None,
     return table
 
 
-def _written(writer: Any, table: Any, artifact: Artifact, shard: Shard, tokenizer: TokenizerFile) -> dict[str, Any]:
-    """Write a shard's documents; its row of the table `token_counts`."""
+def _written(
+    writer: Any, table: pa.Table, artifact: Artifact, shard: Shard, tokenizer: TokenizerFile, folder: Path
+) -> list[dict[str, Any]]:
+    """Write a shard's documents; its rows of the table `token_counts`, one a crawl."""
     shared = {"corpus": str(artifact.ref), "shard": shard.path, "language": shard.language}
     shared |= {"source": shard.source, "split": shard.split}
     columns = {name: pa.repeat(value, table.num_rows) for name, value in shared.items()}
     columns |= {name: table[name].combine_chunks() for name in ("id", "words", "tokens")}
     writer.write_table(pa.table(columns).select(DOCUMENTS_SCHEMA.names).cast(DOCUMENTS_SCHEMA))
-    sums = {name: sum(table[name].to_pylist()) for name in ("words", "tokens")}
-    digests = {"shard_sha256": shard.sha256, "tokenizer_sha256": tokenizer.sha256}
-    return {**shared, **sums, **digests, "tokenizer": tokenizer.name, "documents": table.num_rows, "bytes": shard.bytes}
+    shared |= {"shard_sha256": shard.sha256, "tokenizer_sha256": tokenizer.sha256, "tokenizer": tokenizer.name}
+    return [shared | row for row in _by_crawl(table, folder / shard.path, shard)]
+
+
+def _by_crawl(table: pa.Table, path: Path, shard: Shard) -> list[dict[str, Any]]:
+    """Documents, bytes, words and tokens of each crawl of a shard; shards of no crawl, or that do not say, have the crawl ''.
+
+    The crawls come from the shard, whose documents a count, an earlier one too, has in the same order.
+    """
+    sums = ("bytes", "words", "tokens")
+    if {"crawl", "bytes"} <= set(pq.read_schema(path).names):
+        with pq.ParquetFile(path) as file:
+            said = file.read(columns=["crawl", "bytes"])
+        crawls, sizes = said["crawl"].fill_null(""), said["bytes"]
+    else:
+        total = {name: sum(table[name].to_pylist()) for name in sums[1:]}
+        return [{"crawl": "", "documents": table.num_rows, "bytes": shard.bytes, **total}]
+    counted = pa.table([crawls, sizes, table["words"], table["tokens"]], names=["crawl", *sums])
+    summed = counted.group_by("crawl").aggregate([([], "count_all"), *((name, "sum") for name in sums)]).sort_by("crawl")
+    rows: list[dict[str, Any]] = summed.rename_columns(["crawl", "documents", *sums]).to_pylist()
+    return rows
 
 
 def _shards(job: Job[TokensRecipe]) -> Iterator[tuple[str, Artifact, Shard]]:

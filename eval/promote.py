@@ -1,7 +1,8 @@
 """`promote`: a stage's alias moves to the model of a gate decision.
 
 The only way to a `Promotion` is `promotion_of`, which takes the `GateDecision` and checks it: an ungated promotion cannot be
-written. Moving back is another promotion, so that the stage's history stays whole.
+written. A licence that the recipe claims for the model's card must give no more than the model inherits. Moving back is another
+promotion, so that the stage's history stays whole.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 from datetime import UTC, date, datetime
 
 from ..catalog.errors import GateRefused, RecipeError, SeaLionError
+from ..catalog.inheritance import check_claim
 from ..catalog.records import ArtifactRef, GateDecision, Promotion
 from ..catalog.store import Job, Made
 from .recipe import PromotionRecipe
@@ -31,8 +33,8 @@ class NotPromotable(SeaLionError):
 def promote(job: Job[PromotionRecipe]) -> Made:
     """Promote the model of a gate decision: a `Promotion`.
 
-    Raises GateRefused for a decision that is no pass and has no waiver, WaiverRefused for a waiver that does not hold, and
-    NotPromotable for version `dev`.
+    Raises GateRefused for a decision that is no pass and has no waiver, WaiverRefused for a waiver that does not hold,
+    NotPromotable for version `dev`, and LicenceRefused for a claimed licence above what the model's parents give.
     """
     recipe = job.recipe
     artifact = job.inputs[recipe.decision]
@@ -56,6 +58,8 @@ def promote(job: Job[PromotionRecipe]) -> Made:
         waiver=waiver,
         today=today,
     )
+    if recipe.licence:
+        check_claim(job.store, decision.model, recipe.licence)
     by = f", on a waiver of {body.waiver_by}" if body.waiver_by else ""
     log.info("%s: %s is now %s (promotion %d%s)", recipe.ref, body.stage, body.model, body.sequence, by)
     return Made(body=body)
@@ -84,4 +88,5 @@ def promotion_of(
         sequence=sequence,
         waiver_by=waiver.person if waiver and not is_pass else "",
         waiver_reason=waiver.reason if waiver and not is_pass else "",
+        waiver_expires=waiver.expires if waiver and not is_pass else "",
     )

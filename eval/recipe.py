@@ -59,7 +59,7 @@ class GateRecipe(Recipe):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionRecipe(Recipe):
-    """A stage's alias moved to the model of a gate decision."""
+    """A stage's alias moved to the model of a gate decision; its `licence` is what the model's card claims."""
 
     kind: Literal["promotion"]
     decision: Reference

@@ -12,19 +12,22 @@ import argparse
 import os
 from pathlib import Path
 
+from ..catalog.progress import reported
 from ..catalog.recipes import read_recipe
-from ..catalog.store import Job, Options, Store
+from ..catalog.remote import store_at
+from ..catalog.store import Job, Options
 from .recipe import TrainRecipe
 from .train import train_model
 
 
-def train_in_processes(file: Path, root: Path, options: Options) -> None:
-    """Make the checkpoint of a recipe's file in the store below `root`; every process of the launch calls it."""
+def train_in_processes(file: Path, catalog: str, options: Options) -> None:
+    """Make the checkpoint of a recipe's file in a catalog, a folder or an address; every process of the launch calls it."""
     recipe = read_recipe(file, {"train": TrainRecipe})
     assert isinstance(recipe, TrainRecipe)
-    store = Store(root)
+    store = store_at(catalog)
     if int(os.environ.get("RANK", "0")) == 0:
-        store.make(recipe, file.parent, train_model, options)
+        with reported(store.root, str(recipe.ref), recipe.kind):
+            store.make(recipe, file.parent, train_model, options)
         return
     planned = store.plan(recipe, file.parent)
     if planned.made is None:
@@ -35,7 +38,7 @@ def train_in_processes(file: Path, root: Path, options: Options) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("root", type=Path, help="folder of the artifacts")
+    parser.add_argument("catalog", help="folder of the artifacts, or s3://bucket/prefix")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments = parser.parse_args()
-    train_in_processes(arguments.recipe, arguments.root, Options(device=arguments.device))
+    train_in_processes(arguments.recipe, arguments.catalog, Options(device=arguments.device))

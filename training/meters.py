@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..catalog import progress
 from ..catalog.errors import SeaLionError
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,8 @@ MOST_SKIPPED = 10
 """Steps in a row that may be skipped before the run is given up."""
 QUIET = 30.0
 """Seconds between two lines where no bar is shown."""
+POINTS = 240
+"""Of the loss curve while it runs."""
 
 
 class Meter:
@@ -32,7 +35,8 @@ class Meter:
         self._steps, self._title = steps, title
         self._bar = tqdm(total=steps, initial=len(rows), desc=title, unit="step", disable=not show_progress, leave=False)
         self._last_line = time.monotonic()
-        self._start, self._first = time.monotonic(), len(rows)
+        self._start, self._first, self._tokens = time.monotonic(), len(rows), 0
+        progress.update(stage="train", done=len(rows), total=steps, unit="steps", losses=_curve(rows))
 
     def add(self, step: int, lr: float, tokens: int, figures: Tensor) -> None:
         """Take a step's figures: a tensor of loss, gradient norm and whether it was skipped. Raises as `drain` does."""
@@ -48,9 +52,11 @@ class Meter:
         for (step, lr, tokens, _), (loss, norm, skipped) in zip(self._pending, figures, strict=True):
             row = {"step": step, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens, "skipped": bool(skipped)}
             self.rows.append(row)
+            self._tokens += tokens
         self._bar.update(len(self._pending))
         self._bar.set_postfix(loss=f"{self.rows[-1]['loss']:.3f}", refresh=False)
         self._pending.clear()
+        self._report()
         self._refuse_divergence()
         if time.monotonic() - self._last_line > QUIET:
             self._line()
@@ -60,6 +66,16 @@ class Meter:
         self._bar.close()
         if self.rows:
             self._line()
+
+    def _report(self) -> None:
+        """Tell who watches the catalog (rank 0 only: the other processes have no report)."""
+        report = progress.current()
+        if report is not None and report.is_due():
+            row, pace = self.rows[-1], self._tokens / max(time.monotonic() - self._start, 1e-9)
+            report.update(
+                done=row["step"], loss=row["loss"], lr=row["lr"], tokens=self._tokens, tokens_per_second=pace,
+                losses=_curve(self.rows),
+            )  # fmt: skip
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
@@ -85,3 +101,10 @@ def last_loss(rows: list[dict[str, Any]]) -> float | None:
     """Mean loss over the last tenth of the steps, skipped ones left out; None when all were skipped."""
     tail = [row["loss"] for row in rows[-max(1, len(rows) // 10) :] if not row["skipped"]]
     return math.fsum(tail) / len(tail) if tail else None
+
+
+def _curve(rows: list[dict[str, Any]]) -> tuple[tuple[int, float], ...]:
+    """About `POINTS` steps and losses, evenly spread, the latest among them; those that are not finite are left out."""
+    stride = -(-len(rows) // POINTS) or 1
+    chosen = rows[(len(rows) - 1) % stride :: stride]
+    return tuple((row["step"], row["loss"]) for row in chosen if math.isfinite(row["loss"]))

@@ -40,6 +40,10 @@ PARTS_SCHEMA = pa.schema(
         ("documents", pa.int64()),
     ]
 )
+CONSUMED_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("part", "corpus", "language", "source", "crawl")]
+    + [("documents", pa.int64()), ("tokens", pa.int64())]
+)
 
 
 def train_model(job: Job[TrainRecipe]) -> Made:
@@ -55,7 +59,7 @@ def train_model(job: Job[TrainRecipe]) -> Made:
         raise RecipeError(str(recipe.ref), "model", f"{recipe.model} is not a checkpoint")
     verify_files(job.folder_of(recipe.model), parent)
     processes = join_processes(job.options.device)
-    plan = _plan(job)
+    plan, consumed = _plan(job)
     if processes.rank == 0:
         _clear(job.folder)
     processes.barrier()
@@ -69,7 +73,7 @@ def train_model(job: Job[TrainRecipe]) -> Made:
             show_progress=job.options.show_progress,
         )
     )
-    tables = _write_tables(job.folder, trained.rows, plan, processes)
+    tables = _write_tables(job.folder, trained.rows, plan, consumed, processes)
     body = Checkpoint(
         stage=recipe.objective,
         architecture=trained.architecture,
@@ -82,7 +86,8 @@ def train_model(job: Job[TrainRecipe]) -> Made:
     return Made(body=body, tables=tables)
 
 
-def _plan(job: Job[TrainRecipe]) -> Plan:
+def _plan(job: Job[TrainRecipe]) -> tuple[Plan, list[dict[str, Any]]]:
+    """The plan, and the rows of the table `consumed`."""
     from transformers import AutoConfig, AutoTokenizer
 
     recipe, folder = job.recipe, job.folder_of(job.recipe.model)
@@ -98,7 +103,7 @@ def _plan(job: Job[TrainRecipe]) -> Plan:
         raise RecipeError(str(recipe.ref), key, f"has sequences of {length} tokens, {recipe.model} can take {longest}")
     if recipe.objective == "cpt":
         return mixture_plan(job, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return conversation_plan(job, tokenizer)
+    return conversation_plan(job, tokenizer), []
 
 
 def _clear(folder: Path) -> None:
@@ -108,15 +113,17 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _write_tables(folder: Path, rows: list[dict[str, Any]], plan: Plan, processes: Processes) -> dict[str, str]:
+def _write_tables(
+    folder: Path, rows: list[dict[str, Any]], plan: Plan, consumed: list[dict[str, Any]], processes: Processes
+) -> dict[str, str]:
     """Write the side tables (rank 0) and delete the checkpoints, in this order; returns table to file name."""
-    tables = {"training_log": "training_log.parquet"}
+    written = {"training_log": (rows, LOG_SCHEMA)}
     if plan.parts:
-        tables["training_parts"] = "training_parts.parquet"
+        written |= {"training_parts": (list(plan.parts), PARTS_SCHEMA), "consumed": (consumed, CONSUMED_SCHEMA)}
+    files = {table: f"{table}.parquet" for table in written}
     if processes.rank == 0:
-        write_rows(folder / "training_log.parquet", rows, LOG_SCHEMA)
-        if plan.parts:
-            write_rows(folder / "training_parts.parquet", list(plan.parts), PARTS_SCHEMA)
+        for table, (content, schema) in written.items():
+            write_rows(folder / files[table], content, schema)
         delete(folder / RESUME)
     processes.barrier()
-    return tables
+    return files

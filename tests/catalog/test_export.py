@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,13 @@ import yaml
 
 from sea_lion import cli
 from sea_lion.catalog import index
+from sea_lion.catalog.card_check import check_card
+from sea_lion.catalog.card_tables import tables
+from sea_lion.catalog.cards import without_places
 from sea_lion.catalog.errors import CorruptInput, SeaLionError
-from sea_lion.catalog.export import export
+from sea_lion.catalog.export import corpus_croissant, export
+from sea_lion.catalog.fingerprint import file_digest
+from sea_lion.catalog.inheritance import LicenceRefused
 from sea_lion.catalog.store import Options, Store
 from sea_lion.data.build import build_corpus
 from sea_lion.data.plan import read_plan
@@ -77,35 +82,60 @@ def test_duckdb_and_datatrove_read_the_folder(store: Store, exported: Path) -> N
 
 
 def test_the_cards_numbers_are_sql(store: Store, exported: Path) -> None:
-    """Every table of the card is the answer to the query that stands below it; the header's splits are there."""
-    card = (exported / "README.md").read_text("utf-8")
-    header = yaml.safe_load(card.split("---")[1])
+    """The card agrees with the catalog, and the catalog with the files."""
+    text = (exported / "README.md").read_text("utf-8")
+    assert check_card(store, text, "corpus/one@1") == []
+    header = yaml.safe_load(text.split("---")[1])
     assert header["license"] == "apache-2.0" and {"th", "ms", "en"} <= set(header["language"])
-    sections = re.findall(r"^## [^\n]+\n\n(\|.*?)\n\n```sql\n(.*?)\n```", card, re.MULTILINE | re.DOTALL)
-    assert len(sections) == 3
-    for table, sql in sections:
-        shown = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
-        _, rows = index.query(store, sql)
-        assert len(shown) == len(rows)
-        for line, row in zip(shown, rows, strict=True):
-            assert [cell.replace(",", "") for cell in line] == ["" if value is None else str(value) for value in row]
-    documents = sum(int(line.split("|")[4].replace(",", "")) for line in sections[0][0].splitlines()[2:])
-    files = sum(pq.read_metadata(path).num_rows for path in exported.glob("data/*/*/*.parquet"))
-    assert documents == files == sum(split_sizes(store).values())
+    found = {table.heading: table for table in tables(text)}
+    assert {"Read and kept", "Documents by language", "What was removed", "Domains", "Completeness"} <= set(found)
+    total = found["Documents by language"].rows[-1]
+    documents = sum(pq.read_metadata(path).num_rows for path in exported.glob("data/*/*/*.parquet"))
+    assert total[0] == "total" and int(total[3].replace(",", "")) == documents == sum(split_sizes(store).values())
 
 
-def test_croissant_names_every_file_with_its_digest(exported: Path) -> None:
-    from sea_lion.catalog.fingerprint import file_digest
+def test_the_manifest_names_every_file_with_its_digest(exported: Path) -> None:
+    with (exported / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = {path.relative_to(exported).as_posix() for path in exported.glob("data/*/*/*.parquet")}
+    assert {row["path"] for row in rows} == paths and len(rows) == len(paths)
+    for row in rows:
+        assert file_digest(exported / row["path"]) == row["sha256"]
+        assert (exported / row["path"]).stat().st_size == int(row["bytes"])
 
-    value = json.loads((exported / "croissant.json").read_text("utf-8"))
-    files = [part for part in value["distribution"] if part["@type"] == "cr:FileObject"]
-    assert {part["contentUrl"] for part in files} == {
-        path.relative_to(exported).as_posix() for path in exported.glob("data/*/*/*.parquet")
-    }
-    assert all(file_digest(exported / part["contentUrl"]) == part["sha256"] for part in files)
+
+def test_croissant_describes_the_folder(store: Store, exported: Path) -> None:
+    text = (exported / "croissant.json").read_text("utf-8")
+    value = json.loads(text)
+    kinds = [part["@type"] for part in value["distribution"]]
+    assert kinds == ["cr:FileObject", "cr:FileSet"]  # however many shards there are
+    assert file_digest(exported / "manifest.csv") == value["distribution"][0]["sha256"]
     fields = [field["name"] for field in value["recordSet"][0]["field"]]
     assert fields == pq.read_schema(next(exported.glob("data/*/*/*.parquet"))).names
-    assert value["conformsTo"].startswith("http://mlcommons.org/croissant/")
+    counted = {row["languages/language"]: row["languages/documents"] for row in value["recordSet"][1]["data"]}
+    assert counted == dict(index.query(store, "SELECT language, sum(documents)::INT FROM shards GROUP BY language")[1])
+    assert value["license"] == "https://spdx.org/licenses/Apache-2.0.html"
+    assert "CC-MAIN-2024-18" in value["rai:dataCollection"] and "quality" in value["rai:dataPreprocessingProtocol"]
+    assert corpus_croissant(store, store.require("corpus/one@1")) == text  # without exporting
+
+
+def test_mlcroissant_reads_it(store: Store, exported: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    data = mlcroissant.Dataset(exported / "croissant.json")
+    assert not data.metadata.issues.errors and data.metadata.ctx.is_v1_1()
+    assert sum(1 for _ in data.records("documents")) == sum(split_sizes(store).values())
+    languages = {row["languages/language"] for row in data.records("languages")}
+    assert {"tha", "zsm", "eng"} <= languages
+
+
+def test_a_licence_above_the_parents_is_not_exported(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(LicenceRefused, match=r"corpus/one@1 is under Apache-2.0, which also asks for changes"):
+        export(store, "corpus/one@1", tmp_path / "out", "parquet", licence="MIT")
+    assert not list(tmp_path.iterdir())
+    folder = export(store, "corpus/one@1", tmp_path / "out", "jsonl", licence="Apache-2.0 AND CC-BY-SA-4.0")
+    assert "license_name: Apache-2.0 AND CC-BY-SA-4.0" in (folder / "README.md").read_text("utf-8")
+    value = json.loads((folder / "croissant.json").read_text("utf-8"))
+    assert value["license"] == "Apache-2.0 AND CC-BY-SA-4.0"
 
 
 def test_json_lines_hold_the_same_rows(store: Store, exported: Path, tmp_path: Path) -> None:
@@ -187,15 +217,11 @@ def test_a_plan_of_a_catalog_whose_path_looks_like_a_pattern(store: Store, expor
     assert (tmp_path / "plan.parquet").read_bytes() == (exported / "plan.parquet").read_bytes()
 
 
-def test_where_files_lie_is_not_published(store: Store, exported: Path) -> None:
-    from sea_lion.catalog.cards import dataset_card
-
-    artifact = store.require("corpus/one@1")
-    source = artifact.recipe["source"][0] | {"files": ["/home/somebody/crawl/*.warc.gz"]}
-    recipe = artifact.recipe | {"source": [source], "url_lists": ["/home/somebody/lists/adult.txt"]}
-    card = dataset_card(store, replace(artifact, recipe=recipe))
-    assert "somebody" not in card and '"*.warc.gz"' in card and '"adult.txt"' in card
-    assert '"package:data/thresholds/web.toml"' in card
+def test_where_files_lie_is_not_published(exported: Path) -> None:
+    recipe = {"source": [{"files": ["/home/somebody/crawl/*.warc.gz"]}], "url_lists": ("/home/somebody/lists/adult.txt",)}
+    assert without_places(recipe) == {"source": [{"files": ["*.warc.gz"]}], "url_lists": ["adult.txt"]}
+    card = (exported / "README.md").read_text("utf-8")
+    assert '"package:data/thresholds/web.toml"' in card and '"/' not in card
     assert read_plan(exported / "plan.parquet").recipe["source"] == [{"name": "web", "form": "plan"}]
 
 

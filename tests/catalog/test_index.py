@@ -1,63 +1,333 @@
-"""The index reads side tables wherever the catalog lies, and fingerprints take every text."""
+"""The index follows the truth, whatever happens to files, processes, clocks and disks; and reads it wherever it lies."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sea_lion.catalog import index
-from sea_lion.catalog.errors import CorruptInput
+from sea_lion.catalog import index, schema
+from sea_lion.catalog.errors import SeaLionError, Unfinished
 from sea_lion.catalog.fingerprint import fingerprint
 from sea_lion.catalog.records import Conversations
 from sea_lion.catalog.store import Job, Made, Options, Store
 from sea_lion.data.chat_recipe import ConversationsRecipe
 
 PLACES = ("documents/language=tha/source=web/0.parquet", "documents/language=vie/source=text/0.parquet")
+LOG = pa.table({"step": [1, 2], "loss": [3.5, 2.5], "tokens": [10, 10]})
 
 
-def catalog(root: Path, places: tuple[str, ...] = PLACES) -> Store:
-    """A catalog with one artifact that has a side table of one row a file."""
-    store = Store(root)
-    (root.parent / "x.jsonl").parent.mkdir(parents=True, exist_ok=True)
-    (root.parent / "x.jsonl").write_text("a")
-    recipe = ConversationsRecipe(kind="conversations", name="conversations/x", version="1", form="messages", files=("x.jsonl",))
+def add(store: Store, name: str = "x", places: tuple[str, ...] = (), log: bool = False) -> Path:
+    """Make one artifact, with a document table of one row a file and, if wished, a training log; returns its folder."""
+    base = store.root.parent
+    base.mkdir(parents=True, exist_ok=True)
+    (base / f"{name}.jsonl").write_text(name)
+    recipe = ConversationsRecipe(
+        kind="conversations",
+        name=f"conversations/{name}",
+        version="1",
+        form="messages",
+        files=(f"{name}.jsonl",),
+        licence="MIT",
+    )
 
     def make(job: Job[ConversationsRecipe]) -> Made:
         for place in places:
             (job.folder / place).parent.mkdir(parents=True)
             pq.write_table(pa.table({"id": [place], "language": ["row"], "source": ["row"]}), job.folder / place)
+        tables = {"documents": "documents/*/*/*.parquet"} if places or not log else {}
+        if log:
+            pq.write_table(LOG, job.folder / "training_log.parquet")
+            tables["training_log"] = "training_log.parquet"
         body = Conversations(form="messages", rows=1, languages={"tha": 1})
-        return Made(body=body, tables={"documents": "documents/*/*/*.parquet"}, licences=("MIT",))
+        return Made(body=body, tables=tables)
 
-    store.make(replace(recipe, licence="MIT"), root.parent, make, Options())
-    return store
+    return store.folder(store.make(recipe, base, make, Options()).ref)
+
+
+def names(store: Store) -> list[str]:
+    """The artifacts that the index has."""
+    return [row[0] for row in index.query(store, "SELECT name FROM artifacts ORDER BY name")[1]]
+
+
+def problems(store: Store) -> list[tuple[str, str]]:
+    """What could not be read."""
+    return index.query(store, "SELECT path, problem FROM problems ORDER BY path")[1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A catalog of two artifacts, indexed."""
+    made = Store(tmp_path / "artifacts")
+    add(made, "a", log=True)
+    add(made, "b", PLACES)
+    index.rebuild(made)
+    return made
 
 
 @pytest.mark.parametrize("place", ["run=7", "date=2024-05-01", "language=x/ref=y", "cat[1]", "st*r"])
 def test_the_catalogs_own_path_is_no_column_and_no_pattern(tmp_path: Path, place: str) -> None:
-    neighbour = place.translate({ord("["): "", ord("]"): "", ord("*"): "a"})
+    neighbour = place.translate({ord("["): "", ord("]"): "", ord("*"): "a", ord("?"): "x"})
     if neighbour != place:
-        catalog(tmp_path / neighbour / "artifacts", PLACES[:1])
-    store = catalog(tmp_path / place / "artifacts")
-    _, rows = index.query(store, "SELECT ref, id, language, source, date FROM documents")
+        add(Store(tmp_path / neighbour / "artifacts"), places=PLACES[:1])
+    store = Store(tmp_path / place / "artifacts")
+    add(store, places=PLACES)
+    _, rows = index.query(store, "SELECT ref, id, language, source, date FROM documents ORDER BY id")
     assert rows == [("conversations/x@1", name, "row", "row", None) for name in PLACES]
 
 
-def test_a_pattern_may_match_nothing_a_named_file_must_be_there(tmp_path: Path) -> None:
-    store = catalog(tmp_path / "artifacts", ())
-    assert index.query(store, "SELECT * FROM documents")[1] == []
-    record = store.folder(store.require("conversations/x@1").ref) / "artifact.json"
-    record.write_text(record.read_text("utf-8").replace("documents/*/*/*.parquet", "documents.parquet"), "utf-8")
-    with pytest.raises(CorruptInput, match=r"documents\.parquet.*cannot be read"):
-        index.rebuild(Store(store.root))
+def test_a_question_mark_in_the_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SeaLionError, match="choose another folder"):
+        index.rebuild(Store(tmp_path / "who?"))
 
 
 def test_names_that_are_not_utf8_have_a_fingerprint() -> None:
     names = [b"caf\xe9.warc.gz".decode("utf-8", "surrogateescape"), b"caf\xe8.warc.gz".decode("utf-8", "surrogateescape")]
     assert fingerprint(names[0]) != fingerprint(names[1])
     assert fingerprint({"a": "ไทย"}) == hashlib.sha256('{"a":"ไทย"}'.encode()).hexdigest()
+
+
+# -- following the truth -----------------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_reads_what_is_new_and_forgets_what_is_gone(store: Store) -> None:
+    folder = add(store, "c")
+    done = index.refresh(store)
+    assert (done.artifacts, done.gone, names(store)) == (1, 0, ["conversations/a", "conversations/b", "conversations/c"])
+    assert index.refresh(store).artifacts == 0
+    shutil.rmtree(folder)
+    shutil.rmtree(store.root / "conversations/a")
+    assert index.refresh(Store(store.root)).gone == 2
+    assert names(store) == ["conversations/b"]
+    assert index.query(store, "SELECT count(*) FROM training_log")[1] == [(0,)]
+
+
+@pytest.mark.parametrize("time_of_change", [0.0, 4e9])
+def test_a_clock_that_jumps_hides_nothing(store: Store, time_of_change: float) -> None:
+    folder = add(store, "c")
+    record = folder / "artifact.json"
+    os.utime(record, (time_of_change, time_of_change))
+    os.utime(store.root / index.INDEX, (2e9, 2e9))
+    assert not index.is_current(store)
+    assert "conversations/c" in names(store)
+    assert index.is_current(store)
+
+
+def test_a_refresh_and_a_rebuild_answer_the_same(store: Store) -> None:
+    add(store, "c", PLACES, log=True)
+    index.refresh(store)
+    questions = [f'SELECT * FROM "{name}" ORDER BY ALL' for name in (*schema.tables(), *schema.views()) if name != "problems"]
+    refreshed = [index.query(store, sql) for sql in questions]
+    (store.root / index.INDEX).unlink()
+    index.rebuild(store)
+    assert [index.query(store, sql) for sql in questions] == refreshed
+
+
+# -- damage ------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_altered_byte_of_a_record_costs_that_record(store: Store) -> None:
+    record = store.root / "conversations/a/1/artifact.json"
+    content = bytearray(record.read_bytes())
+    place = content.index(b'"rows":1') + 7
+    content[place : place + 1] = b"7"
+    record.write_bytes(content)
+    assert names(store) == ["conversations/b"]
+    [(path, problem)] = problems(store)
+    assert path == "conversations/a/1/artifact.json"
+    assert "sha256" in problem
+    assert index.is_current(store), "what cannot be read is not read again and again"
+    content[place : place + 1] = b"1"
+    record.write_bytes(content)
+    assert names(store) == ["conversations/a", "conversations/b"]
+    assert problems(store) == []
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:40], lambda b: b"", lambda b: b[:-30] + bytes([b[-30] ^ 1]) + b[-29:], None])
+def test_a_side_table_that_is_not_as_written_costs_its_artifact(store: Store, change: object) -> None:
+    path = store.root / "conversations/a/1/training_log.parquet"
+    content = path.read_bytes()
+    if callable(change):
+        path.write_bytes(change(content))
+    else:
+        path.unlink()
+    index.rebuild(store)
+    assert names(store) == ["conversations/b"]
+    [(_, problem)] = problems(store)
+    assert "training_log.parquet" in problem
+    path.write_bytes(content)
+    index.rebuild(store)
+    assert names(store) == ["conversations/a", "conversations/b"]
+
+
+def rewritten(store: Store, change: dict[str, object], name: str = "a") -> None:
+    """Change keys of a record as somebody would who knows how records are signed."""
+    from sea_lion.catalog.files import parse_record, record_text
+
+    record = store.root / f"conversations/{name}/1/artifact.json"
+    table = json.loads(record.read_text("utf-8")) | change
+    table.pop("sha256", None)
+    record.write_text(record_text(parse_record(json.dumps(table).encode(), record)), "utf-8")
+
+
+@pytest.mark.parametrize("place", ["../../../etc/passwd", "/etc/passwd", "a/../../x.parquet", "file:///etc/passwd", "x\0y", ""])
+def test_a_table_outside_the_artifact_is_refused(store: Store, place: str) -> None:
+    files = [{"path": place, "bytes": 1, "sha256": "0" * 64}]
+    rewritten(store, {"files": files, "tables": {"training_log": place}})
+    assert names(store) == ["conversations/b"]
+    assert len(problems(store)) == 1
+
+
+def test_a_link_out_of_the_catalog_is_not_followed(store: Store, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.parquet"
+    pq.write_table(LOG, secret)
+    inside = store.root / "conversations/a/1/training_log.parquet"
+    inside.unlink()
+    inside.symlink_to(secret)
+    index.rebuild(store)
+    assert names(store) == ["conversations/b"]
+
+
+def test_two_artifacts_that_claim_one_version(store: Store) -> None:
+    copy = store.root / "conversations/copy/1"
+    shutil.copytree(store.root / "conversations/a/1", copy)
+    assert names(store) == ["conversations/a", "conversations/b"]
+    [(path, problem)] = problems(store)
+    assert path == "conversations/copy/1/artifact.json"
+    assert "conversations/a@1" in problem
+
+
+def test_a_parquet_bomb_is_refused_by_what_it_would_decode_to(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sea_lion.catalog.ingest.MOST_BYTES", 1 << 20)
+    path = store.root / "conversations/a/1/training_log.parquet"
+    pq.write_table(pa.table({"step": pa.array([1] * 1_000_000), "loss": pa.array([0.0] * 1_000_000)}), path)
+    assert path.stat().st_size < 100_000
+    digest = {"path": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    rewritten(store, {"files": [digest]})
+    assert names(store) == ["conversations/b"]
+    assert "decodes to more than" in problems(store)[0][1]
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_that_is_no_database_is_made_anew(store: Store) -> None:
+    (store.root / index.INDEX).write_bytes(os.urandom(20_000))
+    assert names(store) == ["conversations/a", "conversations/b"]
+
+
+def test_an_older_catalog_opens(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = schema.migrations()
+    monkeypatch.setattr(index, "migrations", lambda: {1: everything[1]})
+    monkeypatch.setattr(index, "views", dict)
+    old = store.root / index.INDEX
+    old.unlink()
+    with duckdb.connect(str(old)) as connection:
+        index.DuckTarget(connection).migrate()
+        assert connection.execute("SELECT value FROM index_meta WHERE name = 'schema'").fetchone() == ("1",)
+        connection.execute("INSERT INTO artifacts (ref, name) VALUES ('old/x@1', 'old/x')")
+    monkeypatch.undo()
+    assert names(store) == ["conversations/a", "conversations/b"]
+    assert index.query(store, "SELECT value FROM index_meta WHERE name = 'schema'")[1] == [(str(max(everything)),)]
+
+
+def test_an_index_from_before_migrations_is_made_anew(store: Store) -> None:
+    old = store.root / index.INDEX
+    old.unlink()
+    with duckdb.connect(str(old)) as connection:
+        connection.execute("CREATE TABLE artifacts (ref VARCHAR)")
+    assert names(store) == ["conversations/a", "conversations/b"]
+
+
+def test_an_index_of_a_newer_version_is_refused_with_what_to_do(store: Store) -> None:
+    with duckdb.connect(str(store.root / index.INDEX)) as connection:
+        connection.execute("UPDATE index_meta SET value = '99' WHERE name = 'schema'")
+    with pytest.raises(SeaLionError, match=r"newer version \(schema 99.*delete the file"):
+        index.query(store, "SELECT 1")
+
+
+def test_a_full_disk_keeps_the_old_index(store: Store, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        shutil.copytree(store.root, disk / "artifacts")
+        full = Store(disk / "artifacts")
+        before = (full.root / index.INDEX).read_bytes()
+        add(full, "c")
+        free = shutil.disk_usage(disk).free
+        (disk / "filler").write_bytes(bytes(free - 100_000))
+        with pytest.raises(Unfinished, match="no space left"):
+            index.refresh(full)
+        assert (full.root / index.INDEX).read_bytes() == before
+        assert not list(full.root.glob(".catalog*.partial"))
+        (disk / "filler").unlink()
+        assert "conversations/c" in names(full)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+REFRESH = """
+import sys
+from pathlib import Path
+from sea_lion.catalog import index
+from sea_lion.catalog.store import Store
+print("ready", flush=True)
+while True:
+    index.rebuild(Store(Path(sys.argv[1])))
+"""
+
+
+def test_kills_and_readers_during_rebuilds(store: Store) -> None:
+    """A reader always finds a whole index; a killed rebuild leaves the old one and no lock behind."""
+    chance = random.Random(3)
+    wrong: list[object] = []
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            try:
+                with duckdb.connect(str(store.root / index.INDEX), read_only=True) as connection:
+                    if connection.execute("SELECT count(*) FROM artifacts").fetchone() != (2,):
+                        wrong.append("half an index")
+            except duckdb.Error as error:
+                wrong.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        for _ in range(4):
+            with subprocess.Popen([sys.executable, "-c", REFRESH, str(store.root)], stdout=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                process.stdout.readline()
+                time.sleep(chance.uniform(0.05, 0.8))
+                process.send_signal(signal.SIGKILL)
+    finally:
+        ended.set()
+        thread.join()
+    assert wrong == []
+    add(store, "c")
+    assert names(store) == ["conversations/a", "conversations/b", "conversations/c"]
+    assert not list(store.root.glob(".catalog*.partial"))
+
+
+def test_hostile_names_are_text(store: Store) -> None:
+    rewritten(store, {"recipe": {"description": "'; DROP TABLE artifacts; -- <script>\x1b[31m"}})
+    index.rebuild(store)
+    found = index.query(store, "SELECT description FROM artifacts WHERE name = $1", ["conversations/a"])[1]
+    assert found == [("'; DROP TABLE artifacts; -- <script>\x1b[31m",)]

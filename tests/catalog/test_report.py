@@ -1,8 +1,13 @@
-"""The report: whole pages from real indexes, also of stores that hold little, and of what tries to break out."""
+"""The report: whole sites from real indexes, also of stores that hold little or very much, and of what tries to break out."""
 
 from __future__ import annotations
 
+import ctypes
 import re
+import shlex
+import threading
+from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,14 +15,27 @@ from xml.etree import ElementTree
 
 import pytest
 
-from sea_lion.catalog.charts import Interval, forest, line_chart, running_mean, thin, ticks
+from sea_lion.catalog import index
+from sea_lion.catalog.charts import line_chart, running_mean, thin, ticks
+from sea_lion.catalog.errors import MissingArtifact, SeaLionError
 from sea_lion.catalog.layout import layered
+from sea_lion.catalog.lineage import read_graph
 from sea_lion.catalog.markup import VOID, Html, inside, tag
-from sea_lion.catalog.records import Checkpoint, Conversations
-from sea_lion.catalog.report import artifact_summary, duration, page, write_report
+from sea_lion.catalog.pages.frame import NAMES
+from sea_lion.catalog.pages.lineage import DRAWN, towards_stages
+from sea_lion.catalog.pages.parts import brief, duration, signed
+from sea_lion.catalog.pages.plots import Scale, dot, reach, scale_of, span
+from sea_lion.catalog.pages.questions import QUESTIONS
+from sea_lion.catalog.pages.source import opened
+from sea_lion.catalog.records import Checkpoint, Conversations, Corpus, Score, Scorecard, Shard, TokenCounts, TokenizerBody
+from sea_lion.catalog.report import artifact_summary, site, write_report
 from sea_lion.catalog.store import Store
 from sea_lion.data.chat_recipe import ConversationsRecipe
-from sea_lion.training.recipe import InitRecipe
+from sea_lion.data.recipe import CorpusRecipe, TokensRecipe
+from sea_lion.eval.recipe import EvaluationRecipe
+from sea_lion.training.recipe import InitRecipe, TokenizerRecipe, TrainRecipe
+
+ALONE = [name for name in NAMES if name != "compare.html"]
 
 
 class Checked(HTMLParser):
@@ -64,58 +82,98 @@ class Checked(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def test_the_page_of_a_whole_lineage(filled: Store, tmp_path: Path) -> None:
-    path = write_report(filled, tmp_path / "deep" / "report.html")
-    text = path.read_text("utf-8")
-    checked = Checked(text)
-    headings = re.findall("<h2>(.*?)</h2>", text)
-    assert headings == [
-        "Lineage", "Stages and verdicts", "Tokens, by language and source", "What was removed, and why",
-        "The mixture, planned and trained", "Training losses", "Bits per byte, by language", "Accuracy, by language",
-        "The gates’ evidence", "Provenance", "Where to read more",
+def checked(pages: dict[str, str]) -> dict[str, Checked]:
+    """The pages as a browser would read them; no link leads astray, no anchor is there twice."""
+    read = {name: Checked(text) for name, text in pages.items()}
+    for name, page in read.items():
+        assert len(set(page.ids)) == len(page.ids), name
+        assert page.loads == []
+        for link in page.links:
+            file, _, anchor = link.partition("#")
+            assert (file or name) in read, f"{name} leads to {link}"
+            assert not anchor or anchor in read[file or name].ids, f"{name} leads to {link}"
+    return read
+
+
+@pytest.fixture(scope="module")
+def pages(filled: Store) -> dict[str, str]:
+    return site(filled)
+
+
+def test_the_pages_of_a_whole_lineage(pages: dict[str, str]) -> None:
+    read = checked(pages)
+    assert list(read) == ALONE
+    assert "tiny-llama: from a crawl to a promoted model" in read["index.html"].text
+    assert "5 of 8 candidates passed their gate" in read["index.html"].text
+    assert "418 documents in = 218 out + 200 in the ledger" in read["corpus.html"].text
+    signed_for = "Promoted under a waiver signed by A. Tan: the loss in Tamil is repaid by the final merge"
+    assert signed_for in read["index.html"].text and signed_for in read["gates.html"].text
+    assert "Not promoted; the stage keeps checkpoint/tiny-llama-sft-1@1" in read["gates.html"].text
+    assert all(f"{part}%" in read["mixture.html"].text for part in ("sea 55.0", "english 25.0", "code 20.0"))
+    headings = {name: re.findall("<h2>(.*?)</h2>", text) for name, text in pages.items()}
+    assert headings["corpus.html"] == [
+        "Tokens, by language and source", "What went in, what came out", "What survives, by language",
+        "Why documents were removed",
     ]  # fmt: skip
-    assert "tiny-llama: from a crawl to a promoted model" in checked.text
-    assert "5 of 8 candidates passed their gate" in checked.text
-    assert "418 documents in = 218 out + 200 in the ledger" in checked.text
-    assert "Promoted under a waiver signed by A. Tan: the loss in Tamil is repaid by the final merge" in checked.text
-    assert "Not promoted; the stage keeps checkpoint/tiny-llama-sft-1@1" in checked.text
-    assert "sea 55.0%" in checked.text and "english 25.0%" in checked.text and "code 20.0%" in checked.text
-    assert all(link.startswith("#") and link[1:] in checked.ids for link in checked.links)
-    assert len(set(checked.ids)) == len(checked.ids)
+    assert headings["evaluation.html"] == ["Bits per byte, by language", "Accuracy, by language"]
+    assert headings["gates.html"] == ["Stages and verdicts", "Who signed for what", "The evidence"]
+    assert len(headings["merges.html"]) == 3 and len(headings["mixture.html"]) == 2
 
 
-def test_nothing_is_loaded_from_anywhere(filled: Store) -> None:
-    text = page(filled)
-    checked = Checked(text)
-    assert checked.loads == []
-    assert not {"script", "iframe", "img", "object", "embed", "form", "base"} & set(checked.elements)
-    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text.replace("&#x27;", "'")
-    style = text.split("<style>")[1].split("</style>")[0]
-    assert "@import" not in style and "url(" not in style and "http" not in style
-    assert set(re.findall(r"url\((.*?)\)", text)) <= {"#arrow"}
+def test_every_figure_leads_to_its_query(pages: dict[str, str]) -> None:
+    for name in ALONE:
+        if name == "questions.html":
+            continue
+        boxes = re.findall(r"<figcaption>(.*?)</figcaption>", pages[name])
+        assert all('href="questions.html#' in box for box in boxes), name
+        sections = pages[name].split("<section")[1:]
+        without = [part[:60] for part in sections if "questions.html" not in part]
+        assert without == [], name
 
 
-def test_every_verdict_is_a_word_beside_its_colour(filled: Store) -> None:
-    checked = Checked(page(filled))
-    for verdict in ("✓ pass", "✕ fail", "◐ hold", "! error"):
-        assert verdict in checked.text
-    assert "✓ pass, promoted" in checked.text and "✕ fail, promoted by waiver" in checked.text
+def test_every_query_runs_as_it_is_shown(filled: Store, pages: dict[str, str]) -> None:
+    commands = re.findall(r"<pre tabindex=\"0\"><code>(.*?)</code></pre>", pages["questions.html"], re.DOTALL)
+    assert len(commands) == len(QUESTIONS)
+    with opened(filled) as source:
+        for command, (name, question) in zip(commands, QUESTIONS.items(), strict=True):
+            given = shlex.split(unescape(command))
+            assert given[:3] == ["sea-lion", "catalog", "sql"] and len(given) == 4
+            assert given[3] == question.sql and not set(question.sql) & set('"$`\\!'), name
+            assert source.connection.execute(given[3]).fetchall() == [tuple(row.values()) for row in source.ask(name)]
 
 
-def test_every_picture_has_a_title_and_is_well_formed(filled: Store) -> None:
-    text = page(filled)
-    pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    assert len(pictures) > 10
-    for picture in pictures:
-        root = ElementTree.fromstring(picture)
-        assert root.get("role") == "img"
-        title = root.find("title")
-        assert title is not None and title.text == root.get("aria-label")
-        assert "nan" not in re.findall(r'[xyd]="([^"]*)"', picture)
+def test_nothing_is_loaded_from_anywhere(pages: dict[str, str]) -> None:
+    for name, page in checked(pages).items():
+        assert not {"script", "iframe", "img", "object", "embed", "form", "base", "link"} & set(page.elements)
+        text = pages[name]
+        assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text.replace("&#x27;", "'")
+        style = text.split("<style>")[1].split("</style>")[0]
+        assert "@import" not in style and "url(" not in style and "http" not in style
+        assert set(re.findall(r"url\((.*?)\)", text)) <= {"#arrow"}
 
 
-def test_each_model_stands_beside_its_parent(filled: Store) -> None:
-    rows = re.findall(r"<tr><th scope=\"row\" class=\"ref\">(.*?)</th>(.*?)</tr>", page(filled))
+def test_every_verdict_is_a_word_beside_its_colour(pages: dict[str, str]) -> None:
+    read = checked(pages)
+    assert all(verdict in read["gates.html"].text for verdict in ("✓ pass", "✕ fail", "◐ hold", "! error"))
+    assert "✓ pass, promoted" in read["lineage.html"].text and "✕ fail, promoted by waiver" in read["lineage.html"].text
+
+
+def test_every_picture_has_a_title_and_is_well_formed(pages: dict[str, str]) -> None:
+    count = 0
+    for name in ALONE:
+        body = pages[name][pages[name].index("<body>") : pages[name].index("</html>")]
+        for picture in ElementTree.fromstring(body.replace("&nbsp;", " ")).iter("svg"):
+            if picture.get("role") == "img":
+                title = picture.find("title")
+                assert title is not None and title.text, name
+                count += 1
+            for element in picture.iter():
+                assert not [value for key, value in element.items() if key != "class" and re.search(r"\b(nan|inf)\b", value)]
+    assert count > 100
+
+
+def test_each_model_stands_beside_its_parent(pages: dict[str, str]) -> None:
+    rows = re.findall(r"<tr><th scope=\"row\"><span class=\"ref\">(.*?)</span></th>(.*?)</tr>", pages["evaluation.html"])
     bits = dict(rows[:11])
     mean = {name: float(re.findall(r"<td[^>]*>([\d.]+)", cells)[0]) for name, cells in bits.items()}
     change = re.findall(r"<small>(.) ([\d.]+)</small>", bits["tiny-llama-it@1"])[0]
@@ -126,46 +184,256 @@ def test_each_model_stands_beside_its_parent(filled: Store) -> None:
 
 
 @pytest.mark.parametrize("what", ["nothing", "corpus", "data", "one model"])
-def test_a_store_with_little_in_it_still_gives_a_page(filler: Any, what: str) -> None:
+def test_a_store_with_little_in_it_still_gives_a_site(filler: Any, what: str) -> None:
     if what == "corpus":
         filler.corpus()
     if what in ("data", "one model"):
         filler.data()
     if what == "one model":
-        fields = {"kind": "init", "name": "checkpoint/a", "tokenizer": "tokenizer/tiny@1", "architecture": "llama"}
-        sizes = ("hidden_size", "intermediate_size", "layers", "heads", "key_value_heads", "head_dim", "max_length")
-        body = Checkpoint(stage="init", architecture="LlamaForCausalLM", parameters=1)
-        filler.put(InitRecipe, fields | dict.fromkeys(sizes, 8), body)
-    checked = Checked(page(filler.store))
+        filler.put(InitRecipe, INIT | {"name": "checkpoint/a"}, INIT_BODY)
+    read = checked(site(filler.store))
     title = {"nothing": "Nothing made yet", "one model": "Models made, none promoted yet"}
-    assert title.get(what, "Data, on the way to a model") in checked.text
-    assert ("removal ledger" in checked.text) == (what != "nothing")
-    assert "Where to read more" in checked.text
+    assert title.get(what, "Data, on the way to a model") in read["index.html"].text
+    assert ("removal ledger" in read["corpus.html"].text) == (what != "nothing")
+    assert "No model has been scored yet." in read["evaluation.html"].text
+    with opened(filler.store) as source:
+        for name in QUESTIONS:
+            source.ask(name)
+        assert source.refused == {}
 
 
-HOSTILE = """</style></title><script>alert(1)</script><img src="http://x.test/a.png" onerror='x'>&"""
+SIZES = ("hidden_size", "intermediate_size", "layers", "heads", "key_value_heads", "head_dim", "max_length")
+INIT: dict[str, Any] = {"kind": "init", "tokenizer": "tokenizer/tiny@1", "architecture": "llama"} | dict.fromkeys(SIZES, 8)
+INIT_BODY = Checkpoint(stage="init", architecture="LlamaForCausalLM", parameters=1)
+HOSTILE = """</style></title><script>alert(1)</script><img src="http://x.test/a.png" onerror='x'>&'; DROP TABLE artifacts; --"""
+UNSEEN = "\x1b[31m\x00\u202eevil\u2066\x85"
 
 
 def test_hostile_strings_stay_strings(filler: Any) -> None:
-    fields = {"kind": "conversations", "name": "conversations/x", "form": "messages", "files": [filler.file("x.jsonl")]}
-    fields["licence"] = HOSTILE
-    filler.put(ConversationsRecipe, fields, Conversations(form="messages", rows=1, languages={"tha": 1}))
+    hostile_catalog(filler)
+    read = checked(site(filler.store, models=("checkpoint/tiny-llama-it@1", "checkpoint/tiny-llama-cpt@1")))
+    for page in read.values():
+        assert not {"script", "img"} & set(page.elements)
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page.text)
+    for name in ("corpus.html", "gates.html", "evaluation.html", "lineage.html", "index.html"):
+        assert "<script>alert(1)</script>" in read[name].text, name
+    assert "\\x1b[31m\\x00\\u202eevil\\u2066\\x85" in read["corpus.html"].text
+    assert "\\u202e" in read["gates.html"].text
+    assert index.query(filler.store, "SELECT count(*) FROM artifacts")[1][0][0] > 10
+
+
+def hostile_catalog(filler: Any) -> None:
+    """A whole lineage in which every name that somebody else chose is an attack."""
+    bad = HOSTILE + UNSEEN
+    fields: dict[str, Any] = {"kind": "conversations", "name": "conversations/x", "form": "messages"}
+    fields |= {"files": [filler.file("x.jsonl")], "licence": HOSTILE}
+    filler.put(ConversationsRecipe, fields, Conversations(form="messages", rows=1, languages={HOSTILE: 1}))
     filler.data()
+    hostile_corpus(filler)
+    tokens = [
+        {"corpus": "corpus/zz@1", "shard": "a", "tokenizer": bad, "language": bad, "source": bad, "split": "train",
+         "documents": 2, "bytes": 10, "words": 2, "tokens": 4}
+    ]  # fmt: skip
+    recipe: dict[str, Any] = {
+        "kind": "tokens",
+        "name": "tokens/zz",
+        "corpora": ["corpus/zz@1"],
+        "tokenizer": "tokenizer/tiny@1",
+    }
+    filler.put(TokensRecipe, recipe, TokenCounts(tokenizer="tokenizer/tiny@1", documents=2, tokens=4), {"token_counts": tokens})
     filler.models()
-    filler.gated(
-        "tiny-llama/late", "checkpoint/tiny-llama-it@1", "checkpoint/tiny-llama-cpt@1", "hold", shift=0, reason=HOSTILE
-    )
-    checked = Checked(page(filler.store))
-    assert checked.loads == []
-    assert "script" not in checked.elements and "img" not in checked.elements
-    assert checked.text.count("<script>alert(1)</script>") == 2
+    score = Score(task=HOSTILE, language=HOSTILE, metric=HOSTILE, value=1.0, stderr=0.1, items=1, higher_is_better=True)
+    for i, model in enumerate(("checkpoint/tiny-llama-it@1", "checkpoint/tiny-llama-cpt@1")):
+        card: dict[str, Any] = {"kind": "evaluation", "name": f"scorecard/z{i}", "model": model, "suite": "smoke"}
+        card |= {"suite_files": [filler.file("suite.toml")], "heldout": "corpus/tiny@1"}
+        body = Scorecard(model=model, suite=HOSTILE, suite_fingerprint="f", harness="h", scores=(score,))
+        filler.put(EvaluationRecipe, card, body)
+    final, cpt = "checkpoint/tiny-llama-it@1", "checkpoint/tiny-llama-cpt@1"
+    filler.gated("tiny-llama/late", final, cpt, "hold", shift=0, reason=bad, waiver=bad)
+
+
+def hostile_corpus(filler: Any) -> None:
+    """A corpus whose languages, sources, reasons, sites, crawls and files are attacks."""
+    bad = HOSTILE + UNSEEN
+    hostile = {"language": bad, "source": bad, "bytes": 10}
+    flow = [
+        hostile | {"step": 0, "stage": bad, "outcome": "in", "reason": "", "documents": 5},
+        hostile | {"step": 0, "stage": bad, "outcome": "removed", "reason": bad, "documents": 3},
+        hostile | {"step": 0, "stage": bad, "outcome": "out", "reason": "", "documents": 2},
+        hostile | {"step": 0, "stage": bad, "outcome": "removed", "reason": bad, "documents": 0, "language": "tha"},
+    ]
+    documents = [{"shard": "a", "id": "1", "url": bad, "domain": bad, "language": bad, "source": bad, "bytes": 10}]
+    counts = [hostile | {"shard": "a", "split": "train", "crawl": bad, "documents": 2, "characters": 9}]
+    origins = [{"source": bad, "crawl": bad, "file": bad, "documents": 2, "bytes": 10}]
+    failures = [{"source": bad, "file": bad, "problem": bad}]
+    tables = {"flow": flow, "documents": documents, "shard_counts": counts, "origins": origins, "failures": failures}
+    recipe: dict[str, Any] = {"kind": "corpus", "name": "corpus/zz", "languages": ["tha"], "licence": "MIT"}
+    recipe |= {"source": [{"name": "web", "form": "warc", "files": [filler.file("b.warc.gz")]}]}
+    recipe |= {"thresholds": [filler.file("t.toml")]}
+    fields = {"path": "a", "language": HOSTILE, "source": HOSTILE, "split": "train", "sha256": "0" * 64}
+    shard = Shard(documents=2, characters=9, bytes=10, **fields)
+    filler.put(CorpusRecipe, recipe, Corpus(shards=(shard,), documents_in=5, documents_out=2), tables)
 
 
 def test_a_ledger_that_does_not_add_up_is_said_to(filler: Any) -> None:
     filler.corpus(lost=1)
-    checked = Checked(page(filler.store))
-    assert "✕ does not balance" in checked.text and "✓ balances" in checked.text
-    assert "Not complete." in checked.text and "Complete." not in checked.text
+    text = checked(site(filler.store))["corpus.html"].text
+    assert "✕ does not balance" in text and "It does not add up." in text and "It adds up." not in text
+
+
+def test_losses_that_are_no_numbers_are_counted_and_drawn_around(filler: Any) -> None:
+    filler.data()
+    model = filler.put(InitRecipe, INIT | {"name": "checkpoint/a"}, INIT_BODY)
+    losses: list[float | None] = [9.0, float("nan"), 5.0, float("inf"), None, 4.0]
+    for name, values in (("some", losses), ("all", [float("nan")] * 3)):
+        log = [
+            {"step": i, "loss": x, "lr": float("nan") if i == 2 else 0.1, "tokens": 10, "skipped": i == 3}
+            for i, x in enumerate(values)
+        ]
+        recipe = {
+            "kind": "train",
+            "name": f"checkpoint/{name}",
+            "objective": "cpt",
+            "model": model,
+            "lr": 1e-3,
+            "batch_sequences": 8,
+        }
+        body = Checkpoint(stage="cpt", architecture="L", parameters=1, parents=(model,), step=len(values), tokens_seen=60)
+        filler.put(TrainRecipe, recipe | {"mixture": "mixture/tiny@1"}, body, {"training_log": log})
+    page = site(filler.store)["training.html"]
+    assert "3 steps whose loss is no number" in page and page.count('class="cross"') == 3
+    assert page.count("✕ 3") == 2 and "nan" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL).lower()
+
+
+def test_a_table_of_documents_that_is_damaged_costs_its_figures_only(filler: Any) -> None:
+    hostile_corpus(filler)
+    assert "Sites that gave most" in site(filler.store)["corpus.html"]
+    (filler.store.root / "corpus/zz/1/documents.parquet").write_bytes(b"PAR1 no longer PAR1")
+    read = checked(site(filler.store))
+    assert "Sites that gave most" not in read["corpus.html"].text
+    assert "documents.parquet" in read["index.html"].text
+    assert "Why documents were removed" in read["corpus.html"].text
+
+
+def test_three_hundred_artifacts_in_forty_languages(filler: Any) -> None:
+    codes = [f"l{i:02}" for i in range(40)]
+    tokenizer = {"kind": "tokenizer", "name": "tokenizer/tiny", "corpora": [filler.corpus()], "vocabulary": 900}
+    filler.put(TokenizerRecipe, tokenizer, TokenizerBody(algorithm="byte-level-bpe", vocabulary=900))
+    previous = filler.put(InitRecipe, INIT | {"name": "checkpoint/m0"}, INIT_BODY)
+    for i in range(1, 126):
+        fields = {"kind": "conversations", "name": f"conversations/c{i}", "form": "messages", "files": [filler.file("x.jsonl")]}
+        data = filler.put(ConversationsRecipe, fields, Conversations(form="messages", rows=i, languages={"tha": i}))
+        recipe = {"kind": "train", "name": f"checkpoint/m{i}", "objective": "sft", "model": previous, "lr": 1e-3}
+        recipe |= {"batch_sequences": 8, "conversations": data, "epochs": 1.0, "sequence_length": 256}
+        body = Checkpoint(stage="sft", architecture="L", parameters=1, parents=(previous,), step=2, tokens_seen=9)
+        log = [{"step": step, "loss": 2.0, "lr": 0.1, "tokens": 4, "skipped": False} for step in (1, 2)]
+        previous = filler.put(TrainRecipe, recipe, body, {"training_log": log})
+    for i in range(78, 126):
+        fixed: dict[str, Any] = {"task": "t", "metric": "acc", "stderr": 0.1, "items": 9, "higher_is_better": True}
+        scores = tuple(Score(language=code, value=0.5 + i / 1000, **fixed) for code in codes)
+        card: dict[str, Any] = {
+            "kind": "evaluation",
+            "name": f"scorecard/m{i}",
+            "model": f"checkpoint/m{i}@1",
+            "suite": "smoke",
+        }
+        card |= {"suite_files": [filler.file("suite.toml")], "heldout": "corpus/tiny@1"}
+        body_ = Scorecard(model=f"checkpoint/m{i}@1", suite="smoke", suite_fingerprint="f", harness="h", scores=scores)
+        filler.put(EvaluationRecipe, card, body_)
+    made = site(filler.store)
+    read = checked(made)
+    assert "more are left out" in read["training.html"].text and "more are left out" in read["evaluation.html"].text
+    assert "m125@1" in read["lineage.html"].text and "nearest first" in read["lineage.html"].text
+    assert len(towards_stages(read_graph(filler.store)).nodes) == DRAWN
+    assert max(len(text) for text in made.values()) < 1_000_000
+
+
+def test_two_catalogs_side_by_side(filled: Store, filler: Any) -> None:
+    filler.data()
+    text = checked(site(filled, Store(filler.store.root)))["compare.html"].text
+    assert "checkpoint: artifacts 11 0 −11" in text
+    assert "Tokens by language" in text and "Removed by each stage" in text
+    same = checked(site(filled, filled))["compare.html"].text
+    assert "Scores at the stage tiny-llama/final" in same and "documents kept 218 218 0" in same
+
+
+def test_two_models_side_by_side(filled: Store) -> None:
+    made = site(filled, models=("checkpoint/tiny-llama-cpt@1", "stage:tiny-llama/final"))
+    text = checked(made)["compare.html"].text
+    assert "A is checkpoint/tiny-llama-cpt@1 , B is checkpoint/tiny-llama-it@1" in text
+    row = re.search(
+        r"<tr><th scope=\"row\">Thai</th><td>([\d.]+) ± [\d.]+</td><td>([\d.]+) ± [\d.]+</td><td class=\"n\">(.)([\d.]+)</td>",
+        made["compare.html"],
+    )
+    assert row is not None
+    change = float(row[4]) * (-1 if row[3] == "−" else 1)
+    assert change == pytest.approx(float(row[2]) - float(row[1]), abs=2e-4)
+    assert "della_linear" in text and "Licences inherited" in text and "Data consumed" in text
+    with pytest.raises(MissingArtifact):
+        site(filled, models=("checkpoint/none@1", "stage:tiny-llama/final"))
+    with pytest.raises(SeaLionError, match="corpus/tiny@1: is a corpus, not a model"):
+        site(filled, models=("corpus/tiny@1", "stage:tiny-llama/final"))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "renameat2"), reason="the system cannot swap two folders in one step")
+def test_a_reader_never_meets_half_a_site(
+    filled: Store, pages: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, made = tmp_path / "deep" / "report", pages
+    monkeypatch.setattr("sea_lion.catalog.report.site", lambda *_: made)
+    assert write_report(filled, folder) == folder / "index.html"
+    seen: list[bool] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            texts = [(folder / name).read_text("utf-8") for name in made]
+            seen.append(all(text.endswith("</html>\n") for text in texts))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(20):
+        write_report(filled, folder)
+    done.set()
+    reader.join()
+    assert all(seen) and len(seen) > 1
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["report"]
+
+
+@pytest.mark.parametrize("swap", [True, False], ids=["in one step", "in two"])
+def test_an_earlier_site_is_replaced_whole(
+    filled: Store, pages: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool
+) -> None:
+    if not swap:
+        monkeypatch.setattr("sea_lion.catalog.report._exchanged", lambda a, b: False)
+    for made in (pages | {"compare.html": pages["index.html"]}, pages):
+        monkeypatch.setattr("sea_lion.catalog.report.site", lambda *_, made=made: made)
+        write_report(filled, tmp_path / "report")
+        assert sorted(path.name for path in (tmp_path / "report").iterdir()) == sorted(made)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "problem"),
+    [
+        (lambda folder: (folder.mkdir(), (folder / "thesis.txt").write_text("x")), "holds 'thesis.txt', which no report wrote"),
+        (
+            lambda folder: (folder.mkdir(), (folder / "index.html").write_text("my page")),
+            "holds 'index.html', which no report wrote",
+        ),
+        (lambda folder: folder.write_text("x"), "is a file; the report is a folder of pages"),
+        (lambda folder: folder.symlink_to(folder.parent), "is a link"),
+    ],
+    ids=["a thesis", "somebody's page", "a file", "a link"],
+)
+def test_what_no_report_wrote_is_not_replaced(
+    filled: Store, tmp_path: Path, prepare: Callable[[Path], Any], problem: str
+) -> None:
+    folder = tmp_path / "report"
+    prepare(folder)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(SeaLionError, match=problem):
+        write_report(filled, folder)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
 
 def test_summary_of_one_artifact(filled: Store) -> None:
@@ -181,6 +449,8 @@ def test_markup_escapes_all_but_markup() -> None:
     assert tag("p", "a<b", tag("i", "&"), title='"', class_=None) == '<p title="&quot;">a&lt;b<i>&amp;</i></p>'
     assert inside("<", [Html("<br>"), 1.25, 3]) == "&lt;<br>1.2" + "3"
     assert tag("br") == "<br>"
+    assert tag("p", "\ud800\u202e", title="\x00") == '<p title="\\x00">\\ud800\\u202e</p>'
+    assert tag("p", "ខ្ញុំ\u200d\u200c\n\t") == "<p>ខ្ញុំ\u200d\u200c\n\t</p>"
 
 
 def test_ticks_are_round_and_within() -> None:
@@ -197,12 +467,24 @@ def test_curves() -> None:
     points = thin([float(i) for i in range(1001)], [0.0] * 1001)
     assert len(points) <= 260 and points[0] == (0.0, 0.0) and points[-1] == (1000.0, 0.0)
     assert "polyline" in line_chart("constant", [1, 2], [3.0, 3.0])
+    both = line_chart("t", [1, 2], [3.0, 4.0], low=[2.0, 2.0], high=[5.0, 5.0], rates=[None, 0.1], broken=[3])
+    assert 'class="band"' in both and 'class="lr"' in both and 'class="cross"' in both
 
 
-def test_forest_shows_the_figures() -> None:
-    row = Interval(label="Thai", delta=0.1, lower=-0.2, upper=0.4, margin=0.3, verdict="pass", figures="f")
-    text = forest("t", [row])
-    assert "Thai" in text and "+0.100  [-0.200, +0.400]" in text and "✓ pass" in text
+def test_marks_stay_on_their_scale() -> None:
+    scale = Scale(0.0, 4.0)
+    assert [scale.at(value) for value in (-1.0, 1.0, 9.0)] == ["0.00%", "25.00%", "100.00%"]
+    assert span("k1", scale, 1.0, 3.0) == '<rect class="fk1" x="25.00%" width="50.00%" y="4" height="12"></rect>'
+    assert span("k1", scale, 1.0, 1.0) is None and dot(0, scale, None) is None and dot(0, scale, float("nan")) is None
+    assert reach("k1", scale, float("nan"), 1.0) is None
+    assert scale_of([]) == Scale(-0.06, 1.06) and scale_of([0, 0], zero=True) == Scale(0.0, 1.0)
+    assert scale_of([float("inf"), 2.0, None], zero=True) == Scale(0.0, 2.0)
+
+
+def test_numbers_in_few_characters() -> None:
+    assert [brief(n) for n in (0, 812, 9_999, 64_300, 2_510_000, 1.2e12)] == ["0", "812", "9,999", "64.3 k", "2.51 M", "1.2 T"]
+    assert [signed(n) for n in (-1234.0, 3.0, 0.2, 0.0)] == ["−1,234", "+3", "0", "0"]
+    assert [duration(s) for s in (4.2, 131, 7300)] == ["4.2 s", "2 min 11 s", "2 h 1 min"]
 
 
 def test_layers_go_down_and_nodes_do_not_overlap() -> None:
@@ -218,7 +500,3 @@ def test_layers_go_down_and_nodes_do_not_overlap() -> None:
     for (source, target), route in layout.routes.items():
         assert [layer for layer, _ in route] == list(range(layout.layer[source], layout.layer[target] + 1))
     assert layered({}, [], [], gap=20.0).layers == 0
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (4.2, 131, 7300)] == ["4.2 s", "2 min 11 s", "2 h 1 min"]

@@ -68,7 +68,7 @@ def test_build_and_ask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["run", "recipes", "--workers", "0"], "at least 1"),
         (["catalog", "ls"], "no catalog there"),
         (["build", "recipes/x.toml", "--catalog", "recipes/x.toml"], "x.toml"),
-        (["report", "--catalog", "recipes", "--output", "/proc/none/report.html"], "/proc/none"),
+        (["report", "--catalog", "recipes", "--output", "/proc/none/report"], "/proc/none"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(
@@ -97,8 +97,8 @@ def test_run_makes_what_is_missing_and_shows_its_plan(folder: Path, capsys: pyte
         assert cli.main(["run", "recipes", "--dry-run"]) == 0
         assert state in capsys.readouterr().out
         assert cli.main(["run", "recipes"]) == 0
-        assert capsys.readouterr().out == "report: artifacts/report.html\n"
-    assert (folder / "artifacts" / "report.html").is_file()
+        assert capsys.readouterr().out == "report: artifacts/report/index.html\n"
+    assert (folder / "artifacts" / "report" / "index.html").is_file()
 
 
 def test_the_light_commands_do_not_import_the_heavy_libraries() -> None:

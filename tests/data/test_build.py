@@ -10,11 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError, SeaLionError
 from sea_lion.catalog.languages import LANGUAGES
+from sea_lion.data import shards
 from sea_lion.data.ledger import STAGES, imbalances
 from sea_lion.data.recipe import Deduplication, Source
 from sea_lion.data.shards import domain_of
@@ -146,8 +148,87 @@ def test_records_agree_with_the_shards(sample_corpus: Any) -> None:
         assert [row["id"] for row in rows] == sorted(row["id"] for row in rows) and len(rows) == shard.documents
         assert sum(len(row["text"].encode()) for row in rows) == shard.bytes == sum(row["bytes"] for row in rows)
         assert {(row["language"], row["source"], row["split"]) for row in rows} == {(shard.language, shard.source, shard.split)}
-    made = {"artifact.json", "documents", "failures.parquet", "flow.parquet", "removals.parquet", "shards"}
-    assert {path.name for path in folder.iterdir()} == made
+    tables = {f"{name}.parquet" for name in ("failures", "flow", "origins", "removals", "shard_counts")}
+    assert {path.name for path in folder.iterdir()} == {"artifact.json", "documents", "document_ids", "shards", *tables}
+
+
+def test_documents_are_listed_by_domain_and_by_id(sample_corpus: Any) -> None:
+    artifact, folder = sample_corpus
+    shards = {shard.path: pq.ParquetFile(folder / shard.path).read().to_pylist() for shard in artifact.body.shards}
+    by_domain, by_id = (
+        [(path.relative_to(folder / name).parent.as_posix(), pq.ParquetFile(path).read().to_pylist())
+         for path in sorted(folder.glob(f"{name}/*/*/*.parquet"))]
+        for name in ("documents", "document_ids")
+    )  # fmt: skip
+    assert sum(len(rows) for _, rows in by_domain) == sum(len(rows) for _, rows in by_id) == artifact.body.documents_out
+    for tables, order in ((by_domain, ("domain", "url", "id")), (by_id, ("id",))):
+        for place, rows in tables:
+            keys = [tuple(row[name] for name in order) for row in rows]
+            assert keys == sorted(keys)
+            for row in rows:
+                document = shards[row["shard"]][row["row"]]
+                assert place == f"language={row['language']}/source={row['source']}"
+                assert {name: document[name] for name in row if name in document} == {
+                    name: row[name] for name in row if name in document
+                }
+    crawled = next(rows for place, rows in by_domain if place == "language=tha/source=web")
+    assert len({row["shard"] for row in crawled}) == 2 and all(row["rules"] for row in crawled)
+
+
+def test_tables_of_documents_are_cut_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "TABLE_GROUP", 3)
+    monkeypatch.setattr(shards, "TABLE_ROWS", 6)
+    rows = pa.table({"id": [f"{i:02}" for i in range(13)]})
+    for size in (1, 5, 13):
+        shards.write_in_files(tmp_path / f"{size}", rows.schema, iter(rows.to_batches(max_chunksize=size)))
+    files = sorted((tmp_path / "13").iterdir())
+    assert [(path.name, pq.read_metadata(path).num_rows) for path in files] == [
+        ("part-00000.parquet", 6), ("part-00001.parquet", 6), ("part-00002.parquet", 1),
+    ]  # fmt: skip
+    assert pa.concat_tables(map(pq.read_table, files)).equals(rows)
+    assert pq.read_metadata(files[0]).num_row_groups == 2
+    for size in (1, 5):
+        assert [path.read_bytes() for path in sorted((tmp_path / f"{size}").iterdir())] == [path.read_bytes() for path in files]
+
+
+def test_counts_by_shard_and_by_file_are_those_of_the_documents(sample_corpus: Any) -> None:
+    artifact, folder = sample_corpus
+    counts: Counter[Any] = Counter()
+    origins: Counter[Any] = Counter()
+    for shard in artifact.body.shards:
+        for row in pq.ParquetFile(folder / shard.path).read().to_pylist():
+            here = (shard.path, row["language"], row["source"], row["split"], row["crawl"])
+            counts.update({(here, "documents"): 1, (here, "characters"): row["characters"], (here, "bytes"): row["bytes"]})
+            origin = (row["source"], row["crawl"], row["file"])
+            origins.update({(origin, "documents"): 1, (origin, "bytes"): row["bytes"]})
+    for name, expected in (("shard_counts", counts), ("origins", origins)):
+        rows = pq.read_table(folder / f"{name}.parquet").to_pylist()
+        keys = len(rows[0]) - len({measure for _, measure in expected})
+        found = {(tuple(list(row.values())[:keys]), measure): row[measure] for row in rows for measure in list(row)[keys:]}
+        assert found == expected
+        assert [list(row.values())[:keys] for row in rows] == sorted(list(row.values())[:keys] for row in rows)
+    assert {key[2] for key, _ in origins if key[0] == "web"} == {path.name for path in Path(str(SAMPLE)).glob("crawl/*.gz")}
+
+
+def test_the_limits_of_the_rules_are_kept_with_the_documents(sample_corpus: Any) -> None:
+    for language in ("tha", "eng"):
+        path = sample_corpus[1] / f"documents/language={language}/source=web/part-00000.parquet"
+        limits = json.loads(pq.read_schema(path).metadata[shards.LIMITS])
+        rows = pq.ParquetFile(path).read().to_pylist()
+        assert {limit["bound"] for limit in limits} == {"min", "max"}
+        for row in rows:
+            measured = dict(row["rules"])
+            for limit in limits:
+                value = measured[limit["measure"]]
+                assert value >= limit["limit"] - 1e-6 if limit["bound"] == "min" else value <= limit["limit"] + 1e-6
+    named = {(limit["reason"], limit["measure"]) for limit in limits}
+    assert {("too_short", "characters"), ("repeated_ngrams", "repeated_5grams")} <= named
+
+
+def test_removals_say_their_domain(sample_corpus: Any) -> None:
+    rows = pq.read_table(sample_corpus[1] / "removals.parquet").to_pylist()
+    assert {row["stage"] for row in rows if row["domain"]} >= {"identify", "quality", "exact", "near"}
+    assert all(row["domain"] == domain_of(row["url"]) for row in rows)
 
 
 def test_code_is_kept_as_it_is(sample_corpus: Any) -> None:

@@ -19,9 +19,12 @@ import duckdb
 import pytest
 
 from sea_lion.catalog.errors import CorruptInput, SeaLionError, Unfinished
+from sea_lion.catalog.places import Place
+from sea_lion.catalog.slot_rows import set_rows
+from sea_lion.catalog.slots import Count, Flow, SlotSet
 from sea_lion.catalog.store import Options
 from sea_lion.data.executors import _in_processes, _only, executor
-from sea_lion.data.rounds import Perform, Unit, _named, run_round
+from sea_lion.data.rounds import Described, Perform, Reported, Reporting, Unit, _do, _named, run_round
 
 
 @dataclass(frozen=True)
@@ -266,6 +269,55 @@ def _wait(is_so: Callable[[], bool]) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("it did not happen within a minute")
+
+
+def described(unit: Number, folder: Path) -> Described:
+    square = int((folder / "square").read_text())
+    return (Count(language="tha", documents=square),), (Flow(step=1, step_name="square", outcome="out", documents=square),)
+
+
+def reporting(tmp_path: Path) -> Reporting:
+    slots = SlotSet(place=Place.at(tmp_path / "catalog"), ref="corpus/squares@1", stage="squares")
+    return Reporting(slots=slots, fingerprint="recipe", describe=described)
+
+
+def reported(tmp_path: Path) -> dict[str, int]:
+    rows = set_rows(Place.at(tmp_path / "catalog"), {})
+    assert rows.problems == []
+    return {row["slot"]: row["documents"] for row in rows.tables["slot_counts"].to_pylist()}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_round_reports_what_is_in_place(tmp_path: Path, traces: Path, workers: int) -> None:
+    work, run = Square(traces, dies_once_of=(2,) if workers > 1 else ()), local(tmp_path, workers)
+    run_round("squares", work, UNITS, tmp_path / "round", run, reporting=reporting(tmp_path))
+    assert reported(tmp_path) == {unit.key: unit.value**2 for unit in UNITS}
+    rows = set_rows(Place.at(tmp_path / "catalog"), {})
+    assert rows.tables["slots"]["label"].to_pylist()[0] == "number 0" and len(rows.tables["slot_flow"]) == len(UNITS)
+    before = rows.tables["slots"]
+    run_round("squares", work, UNITS, tmp_path / "round", run, reporting=reporting(tmp_path))
+    assert set_rows(Place.at(tmp_path / "catalog"), {}).tables["slots"].equals(before)
+
+
+def test_what_was_done_before_anyone_reported_is_reported_and_what_failed_is_missing(tmp_path: Path, traces: Path) -> None:
+    run_round("squares", Square(traces), UNITS[:3], tmp_path / "round", local(tmp_path, 1))
+    work, run = Square(traces, fails_for=(5,)), local(tmp_path, 1)
+    with pytest.raises(CorruptInput, match="is no number"):
+        run_round("squares", work, UNITS, tmp_path / "round", run, reporting=reporting(tmp_path))
+    assert set(reported(tmp_path)) == {f"u{i:02}" for i in range(5)}
+    assert set_rows(Place.at(tmp_path / "catalog"), {}).tables["slot_sets"]["planned"].to_pylist() == [len(UNITS)]
+
+
+def test_a_later_attempt_is_a_conflict_and_what_is_in_place_counts(tmp_path: Path, traces: Path) -> None:
+    """The first was killed after its folder was in place, before it could say so."""
+    folder = tmp_path / "round"
+    (folder / "u03").mkdir(parents=True)
+    (folder / "u03" / "square").write_text("100")
+    given = reporting(tmp_path)
+    slots = given.slots.plan([(unit.key, unit.label) for unit in UNITS], "recipe")
+    _do(Reported(Square(traces), Reporting(slots=slots, fingerprint="recipe", describe=described)), UNITS[3], folder)
+    assert reported(tmp_path) == {"u03": 100}
+    assert set_rows(slots.place, {}).tables["slot_conflicts"]["slot"].to_pylist() == ["u03"]
 
 
 def test_ray_runs_the_same_units(tmp_path: Path, traces: Path) -> None:

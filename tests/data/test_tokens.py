@@ -198,7 +198,7 @@ def test_a_tokenizer_file_of_one_s_own(store: Store, tmp_path: Path, counted: li
 
 
 def test_parts_and_processes_change_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sea_lion.catalog.store.pq.write_table", partial(pq.write_table, row_group_size=1))
+    monkeypatch.setattr(pq, "write_table", partial(pq.write_table, row_group_size=1))
     store.make(Recipe(kind="corpus", name="corpus/cut", version="1"), tmp_path, make_corpus, Options())
     monkeypatch.undo()
     monkeypatch.setattr(tokens, "PART", 1)
@@ -209,6 +209,65 @@ def test_parts_and_processes_change_nothing(store: Store, tmp_path: Path, monkey
     one, two = (pq.read_table(store.folder(made.ref) / DOCUMENTS, columns=columns) for made in (whole, cut))
     assert pq.read_metadata(store.root / "corpus/cut/1/eng-train.parquet").num_row_groups == 3
     assert one.combine_chunks() == two.combine_chunks()
+
+
+CRAWLS = ("CC-MAIN-2024-18", "", "CC-MAIN-2024-10")
+
+
+def make_crawled(job: Job[Recipe]) -> Made:
+    """The corpus whose shards say the crawls of their documents, which come in turns."""
+    made = make_corpus(job)
+    assert isinstance(made.body, Corpus)
+    shards = []
+    for shard in made.body.shards:
+        path = job.folder / shard.path
+        rows = pq.read_table(path).to_pylist()
+        rows = [row | {"crawl": CRAWLS[i % 3] or None, "bytes": len(row["text"].encode())} for i, row in enumerate(rows)]
+        schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("crawl", pa.string()), ("bytes", pa.int64())])
+        write_rows(path, rows, schema)
+        shards.append(replace(shard, sha256=file_digest(path)))
+    return Made(body=replace(made.body, shards=tuple(shards)))
+
+
+def test_a_shard_s_crawls_are_counted_apart(store: Store, tmp_path: Path, counted: list[tuple[str, bool]]) -> None:
+    store.make(Recipe(kind="corpus", name="corpus/crawled", version="1"), tmp_path, make_crawled, Options())
+    artifact = store.make(recipe(corpora=("corpus/crawled@1",)), tmp_path, count_tokens, Options())
+    documents = {row["id"]: row for row in pq.read_table(store.folder(artifact.ref) / DOCUMENTS).to_pylist()}
+    rows = pq.read_table(store.folder(artifact.ref) / COUNTS).to_pylist()
+    assert [(row["language"], row["split"], row["crawl"]) for row in rows] == [
+        ("eng", "train", ""), ("eng", "train", CRAWLS[2]), ("eng", "train", CRAWLS[0]),
+        ("tha", "heldout", CRAWLS[0]), ("tha", "train", ""), ("tha", "train", CRAWLS[0]),
+    ]  # fmt: skip
+    for row in rows:
+        i = CRAWLS.index(row["crawl"])
+        own = documents[f"{row['language']}-{row['split']}-{i}"]
+        size = len(TEXTS[row["language"], row["split"]][i].encode())
+        assert (row["documents"], row["bytes"]) == (1, size)
+        assert (row["words"], row["tokens"]) == (own["words"], own["tokens"])
+    counted.clear()
+    again = store.make(recipe(name="tokens/again", corpora=("corpus/crawled@1",)), tmp_path, count_tokens, Options())
+    assert counted == [] and again.files == artifact.files
+
+
+def test_a_count_from_before_the_crawls_is_used(store: Store, tmp_path: Path, counted: list[tuple[str, bool]]) -> None:
+    store.make(Recipe(kind="corpus", name="corpus/crawled", version="1"), tmp_path, make_crawled, Options())
+    wanted = recipe(corpora=("corpus/crawled@1",))
+
+    def count_as_before(job: Job[TokensRecipe]) -> Made:
+        made = count_tokens(job)
+        table = pq.read_table(job.folder / COUNTS)
+        sums = [(name, "sum") for name in ("documents", "bytes", "words", "tokens")]
+        keys = [name for name in table.column_names if name not in ("crawl", *(name for name, _ in sums))]
+        summed = table.group_by(keys).aggregate(sums)
+        before = summed.rename_columns([name.removesuffix("_sum") for name in summed.column_names])
+        pq.write_table(before, job.folder / COUNTS)
+        return made
+
+    store.make(wanted, tmp_path, count_as_before, Options())
+    counted.clear()
+    now = store.make(replace(wanted, name="tokens/now"), tmp_path, count_tokens, Options())
+    fresh = fresh_files(store, tmp_path / "fresh", replace(wanted, name="tokens/now"))
+    assert now.files == fresh and len(counted) == 3  # those of the fresh store
 
 
 def test_source_code_has_words_between_spaces() -> None:

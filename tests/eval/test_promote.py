@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sea_lion.catalog.errors import CorruptInput, GateRefused, RecipeError
-from sea_lion.catalog.recipes import Recipe
+from sea_lion.catalog.inheritance import LicenceRefused
+from sea_lion.catalog.recipes import Recipe, Reference
 from sea_lion.catalog.records import Artifact, ArtifactRef, Checkpoint, GateDecision, Promotion, Verdict
 from sea_lion.catalog.store import Made, Options, Store
 from sea_lion.eval.promote import NotPromotable, promote, promotion_of
@@ -35,6 +36,7 @@ class Thing(Recipe):
     """A recipe for whatever a test needs in the store."""
 
     seed: int
+    parents: tuple[Reference, ...] = ()
 
 
 def decided(verdict: Verdict = "pass", model: str = "checkpoint/new@1", waivers: tuple[str, ...] = (PUBLIC,)) -> GateDecision:
@@ -60,13 +62,17 @@ class Shelf:
         for model in ("old", "new"):
             self.put(f"checkpoint/{model}", Checkpoint(stage="cpt", architecture="LlamaForCausalLM", parameters=1))
 
-    def put(self, name: str, body: Any, version: str = "1") -> Artifact:
+    def put(self, name: str, body: Any, version: str = "1", **fields: Any) -> Artifact:
         self.seed += 1
-        recipe = Thing(kind="thing", name=name, version=version, seed=self.seed)
+        recipe = Thing(kind="thing", name=name, version=version, seed=self.seed, **fields)
         return self.store.make(recipe, self.root, lambda job: Made(body=body), Options())
 
-    def promote(self, decision: str, name: str = "promotion/t", waiver: tuple[str, ...] = (), version: str = "1") -> Promotion:
-        recipe = PromotionRecipe(kind="promotion", name=name, version=version, decision=decision, waiver=waiver)
+    def promote(
+        self, decision: str, name: str = "promotion/t", waiver: tuple[str, ...] = (), version: str = "1", licence: str = ""
+    ) -> Promotion:
+        recipe = PromotionRecipe(
+            kind="promotion", name=name, version=version, decision=decision, waiver=waiver, licence=licence
+        )
         body = self.store.make(recipe, self.root, promote, Options()).body
         assert isinstance(body, Promotion)
         return body
@@ -85,6 +91,24 @@ def test_a_pass_moves_the_alias_and_the_history_counts_up(shelf: Shelf) -> None:
     second = shelf.promote("decision/new@1", "promotion/b")
     assert second.sequence == 2 and (second.waiver_by, second.waiver_reason) == ("", "")
     assert str(shelf.store.stage_model("t/cpt")[0].ref) == "checkpoint/new@1"
+
+
+def test_a_licence_above_the_parents_is_refused_and_leaves_nothing(shelf: Shelf) -> None:
+    def model(name: str, licence: str = "", *parents: str) -> None:
+        body = Checkpoint(stage="merge", architecture="LlamaForCausalLM", parameters=1)
+        shelf.put(f"checkpoint/{name}", body, licence=licence, parents=parents)
+
+    model("llama", "Llama 3.1 Community License Agreement")
+    model("gemma", "Gemma")
+    model("llama-merge", "", "checkpoint/llama@1", "checkpoint/gemma@1")
+    shelf.put("decision/new", decided(model="checkpoint/llama-merge@1"))
+    with pytest.raises(LicenceRefused) as caught:
+        shelf.promote("decision/new@1", licence="MIT")
+    said = str(caught.value)
+    assert said.startswith("checkpoint/llama-merge@1 cannot be under 'MIT': ") and "use-policy:Llama 3.1" in said
+    assert "checkpoint/llama@1 is under" in said and "checkpoint/gemma@1 is under" in said and "use-policy:Gemma" in said
+    assert shelf.store.promotions("t/cpt") == [] and not (shelf.root / "promotion").exists()
+    assert shelf.promote("decision/new@1", licence="llama3.1 AND gemma").sequence == 1
 
 
 def test_going_back_and_promoting_again_are_promotions_too(shelf: Shelf) -> None:

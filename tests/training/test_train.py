@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,6 +19,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError, SeaLionError
+from sea_lion.training.batches import pack
+from sea_lion.training.mixture import counted, shard_crawls
 from sea_lion.training.recipe import TrainRecipe
 from sea_lion.training.train import train_model
 
@@ -118,6 +121,47 @@ def test_a_killed_run_goes_on_to_the_same_bytes(place: Any, tmp_path: Path, capl
     assert any(record.getMessage().startswith("resumed after step") for record in caplog.records)
     undisturbed = place.train(replace(recipe, name="model/undisturbed"))
     assert resumed.files == undisturbed.files
+
+
+def test_what_was_consumed_adds_up_to_what_was_trained(place: Any) -> None:
+    artifact = place.train(place.cpt("consumed", bpe_dropout=0.3))
+    folder = place.store.folder(artifact.ref)
+    consumed, parts = (pq.read_table(folder / artifact.tables[name]).to_pylist() for name in ("consumed", "training_parts"))
+    assert len(consumed) == len(parts) == len(place.languages)
+    for row, part in zip(consumed, parts, strict=True):
+        assert {name: row[name] for name in ("part", "language", "source")} == {
+            name: part[name] for name in ("part", "language", "source")
+        }
+        assert (row["corpus"], row["crawl"]) == ("corpus/t@1", "")
+        assert (row["documents"], row["tokens"]) == (part["documents"], part["tokens"])
+    assert max(row["documents"] for row in consumed) > 12  # read in more than one epoch, each counted again
+
+
+def test_documents_are_counted_by_crawl_as_far_as_they_are_used() -> None:
+    documents = [("a", [1, 2, 3]), ("b", [4, 5]), ("a", [6, 7, 8, 9]), ("c", [10])]
+    for sequences, expected in (
+        (2, {"a": [2, 6], "b": [1, 2]}),  # 8 tokens and a label: the last document gives 3 and the label
+        (1, {"a": [1, 3], "b": [1, 1]}),
+        (0, {}),
+    ):
+        read: dict[str, list[int]] = {}
+        packed = pack(counted(iter(documents), sequences * 4, read), sequences, 4)
+        assert read == expected
+        assert sum(count[0] for count in read.values()) == packed.documents
+        assert sum(count[1] for count in read.values()) == sequences * 4
+
+
+def test_a_document_that_only_labels_the_last_token_has_no_tokens() -> None:
+    read: dict[str, list[int]] = {}
+    packed = pack(counted(iter([("a", [1, 2, 3, 4]), ("b", [5, 6])]), 4, read), 1, 4)
+    assert read == {"a": [1, 4], "b": [1, 0]} and packed.documents == 2
+
+
+def test_the_crawl_of_every_document_of_a_shard(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["a", "b"], "crawl": ["CC-MAIN-2024-18", None]}), tmp_path / "new.parquet")
+    pq.write_table(pa.table({"id": ["a", "b"]}), tmp_path / "old.parquet")
+    assert list(shard_crawls(tmp_path / "new.parquet")) == ["CC-MAIN-2024-18", ""]
+    assert list(shard_crawls(tmp_path / "old.parquet")) == ["", ""]
 
 
 def _stop(*_: Any) -> None:

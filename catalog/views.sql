@@ -1,0 +1,167 @@
+-- The views over the index, replaced at every refresh. Portable: each runs on DuckDB and on PostgreSQL. Later ones use earlier ones.
+
+-- What was removed: stage, language, reason.
+CREATE VIEW ledger AS
+    SELECT ref, step, stage, source, language, reason, CAST(sum(documents) AS BIGINT) AS documents,
+        CAST(sum(bytes) AS BIGINT) AS bytes
+    FROM flow WHERE outcome = 'removed' GROUP BY ref, step, stage, source, language, reason;
+
+-- Documents in = documents out + ledger, for each stage and language (the language at the stage's entry).
+CREATE VIEW balance AS
+    SELECT ref, step, stage, language, documents_in, documents_out, documents_removed,
+        documents_in = documents_out + documents_removed AS balances
+    FROM (
+        SELECT ref, step, stage, language,
+            CAST(coalesce(sum(CASE WHEN outcome = 'in' THEN documents END), 0) AS BIGINT) AS documents_in,
+            CAST(coalesce(sum(CASE WHEN outcome = 'out' THEN documents END), 0) AS BIGINT) AS documents_out,
+            CAST(coalesce(sum(CASE WHEN outcome = 'removed' THEN documents END), 0) AS BIGINT) AS documents_removed
+        FROM flow GROUP BY ref, step, stage, language
+    ) AS summed;
+
+-- What was planned and what was reported, for each artifact and stage of its making; an artifact made without slots counts as
+-- one slot, reported when its record was written.
+CREATE VIEW completeness AS
+    SELECT p.ref, p.stage, p.planned, coalesce(r.reported, 0) AS reported, p.planned - coalesce(r.reported, 0) AS missing,
+        coalesce(c.conflicts, 0) AS conflicts
+    FROM slot_sets p
+    LEFT JOIN (SELECT ref, stage, count(*) AS reported FROM slots GROUP BY ref, stage) r ON r.ref = p.ref AND r.stage = p.stage
+    LEFT JOIN (SELECT ref, stage, count(*) AS conflicts FROM slot_conflicts GROUP BY ref, stage) c
+        ON c.ref = p.ref AND c.stage = p.stage
+    UNION ALL
+    SELECT ref, 'record', 1, 1, 0, 0 FROM artifacts a
+    WHERE NOT EXISTS (SELECT 1 FROM slot_sets s WHERE s.ref = a.ref);
+
+-- The same, one row an artifact: all its stages together.
+CREATE VIEW complete AS
+    SELECT ref, CAST(sum(planned) AS BIGINT) AS slots_planned, CAST(sum(reported) AS BIGINT) AS slots_reported,
+        CAST(sum(conflicts) AS BIGINT) AS conflicts
+    FROM completeness GROUP BY ref;
+
+-- Documents of the corpora by crawl: of finished ones, and, while they are being made, of the slots reported so far.
+CREATE VIEW corpus_counts AS
+    SELECT s.ref, s.language, s.source, s.split, s.crawl, CAST(sum(s.documents) AS BIGINT) AS documents,
+        CAST(sum(s.characters) AS BIGINT) AS characters, CAST(sum(s.bytes) AS BIGINT) AS bytes, TRUE AS is_finished
+    FROM shard_counts s GROUP BY s.ref, s.language, s.source, s.split, s.crawl
+    UNION ALL
+    SELECT s.ref, s.language, s.source, s.split, '', CAST(sum(s.documents) AS BIGINT), CAST(sum(s.characters) AS BIGINT),
+        CAST(sum(s.bytes) AS BIGINT), TRUE
+    FROM shards s WHERE NOT EXISTS (SELECT 1 FROM shard_counts c WHERE c.ref = s.ref) GROUP BY s.ref, s.language, s.source, s.split
+    UNION ALL
+    SELECT s.ref, s.language, s.source, s.split, s.crawl, CAST(sum(s.documents) AS BIGINT), CAST(sum(s.characters) AS BIGINT),
+        CAST(sum(s.bytes) AS BIGINT), FALSE
+    FROM slot_counts s WHERE NOT EXISTS (SELECT 1 FROM artifacts a WHERE a.ref = s.ref)
+    GROUP BY s.ref, s.language, s.source, s.split, s.crawl;
+
+-- Tokens of the corpora, BPE-dropout off: of several counts of a corpus with one tokenizer, the latest. A set of slots that
+-- reports its own tokens counts as its own count.
+CREATE VIEW tokens AS
+    SELECT t.ref, t.corpus, t.tokenizer, t.language, t.source, t.split, coalesce(t.crawl, '') AS crawl,
+        CAST(sum(t.documents) AS BIGINT) AS documents, CAST(sum(t.bytes) AS BIGINT) AS bytes,
+        CAST(sum(t.words) AS BIGINT) AS words, CAST(sum(t.tokens) AS BIGINT) AS tokens
+    FROM token_counts t
+    JOIN (
+        SELECT corpus, tokenizer, ref, row_number() OVER (PARTITION BY corpus, tokenizer ORDER BY created DESC, ref DESC) AS place
+        FROM (SELECT DISTINCT corpus, tokenizer, ref FROM token_counts) AS counts JOIN artifacts USING (ref)
+    ) latest ON latest.ref = t.ref AND latest.corpus = t.corpus AND latest.tokenizer = t.tokenizer AND latest.place = 1
+    GROUP BY t.ref, t.corpus, t.tokenizer, t.language, t.source, t.split, coalesce(t.crawl, '')
+    UNION ALL
+    SELECT t.ref, t.ref, t.tokenizer, t.language, t.source, t.split, t.crawl, CAST(sum(c.documents) AS BIGINT),
+        CAST(sum(c.bytes) AS BIGINT), NULL, CAST(sum(t.tokens) AS BIGINT)
+    FROM slot_tokens t
+    LEFT JOIN slot_counts c ON c.ref = t.ref AND c.stage = t.stage AND c.slot = t.slot AND c.language = t.language
+        AND c.source = t.source AND c.split = t.split AND c.crawl = t.crawl
+    GROUP BY t.ref, t.tokenizer, t.language, t.source, t.split, t.crawl;
+
+-- Tokens a word (ICU's) and bytes a token, for each tokenizer and language.
+CREATE VIEW fertility AS
+    SELECT ref, tokenizer, language, CAST(sum(documents) AS BIGINT) AS documents, CAST(sum(bytes) AS BIGINT) AS bytes,
+        CAST(sum(words) AS BIGINT) AS words, CAST(sum(tokens) AS BIGINT) AS tokens,
+        CAST(sum(tokens) AS DOUBLE PRECISION) / nullif(sum(words), 0) AS fertility,
+        CAST(sum(bytes) AS DOUBLE PRECISION) / nullif(sum(tokens), 0) AS bytes_per_token
+    FROM token_counts GROUP BY ref, tokenizer, language;
+
+-- Tokens at each stage of a model's data: in a corpus, planned by a mixture, trained on by a run. The stages count the same
+-- text again: never add them up. A mixture does not say which crawls it will take.
+CREATE VIEW tokens_by_stage AS
+    SELECT 'corpus' AS stage, ref, corpus, tokenizer, language, source, crawl, documents, tokens FROM tokens
+    UNION ALL
+    SELECT 'planned', p.ref, p.corpus, a.body->>'tokenizer', p.language, p.source, '', NULL, p.tokens_planned
+    FROM mixture_parts p JOIN artifacts a ON a.ref = p.ref
+    UNION ALL
+    SELECT 'trained', c.ref, c.corpus, m.body->>'tokenizer', c.language, c.source, c.crawl, c.documents, c.tokens
+    FROM consumed c JOIN inputs i ON i.ref = c.ref AND i.role = 'mixture' JOIN artifacts m ON m.ref = i.input_ref;
+
+-- Planned against trained, one row per run and part of its mixture; `off_by_sequences` is 0 when the run kept to the plan.
+CREATE VIEW mixture_kept AS
+    SELECT t.ref, t.mixture, t.part, p.weight,
+        t.tokens / nullif(sum(CAST(t.tokens AS DOUBLE PRECISION)) OVER (PARTITION BY t.ref), 0) AS share,
+        CAST(p.sequences AS BIGINT) AS sequences_planned, CAST(t.sequences AS BIGINT) AS sequences_trained,
+        CAST(t.tokens AS BIGINT) AS tokens,
+        abs(t.sequences - p.weight * sum(CAST(t.sequences AS DOUBLE PRECISION)) OVER (PARTITION BY t.ref)) AS off_by_sequences
+    FROM (
+        SELECT p.ref, i.input_ref AS mixture, p.part, sum(p.sequences) AS sequences, sum(p.tokens) AS tokens
+        FROM training_parts p JOIN inputs i ON i.ref = p.ref AND i.role = 'mixture' GROUP BY p.ref, i.input_ref, p.part
+    ) t
+    JOIN (
+        SELECT ref, part, sum(weight) AS weight, sum(sequences) AS sequences FROM mixture_parts GROUP BY ref, part
+    ) p ON p.ref = t.mixture AND p.part = t.part;
+
+-- Planned against consumed tokens, one row per run (empty: no run yet), language and source of a mixture.
+CREATE VIEW mixture_consumed AS
+    SELECT p.ref AS mixture, coalesce(t.ref, '') AS run, p.part, p.corpus, p.language, p.source, p.weight, p.tokens_available,
+        p.tokens_planned, t.tokens AS tokens_consumed, p.epochs AS epochs_planned,
+        CAST(t.tokens AS DOUBLE PRECISION) / nullif(p.tokens_available, 0) AS epochs_consumed
+    FROM mixture_parts p
+    LEFT JOIN (
+        SELECT i.input_ref AS mixture, t.ref, t.part, t.language, t.source, sum(t.tokens) AS tokens
+        FROM training_parts t JOIN inputs i ON i.ref = t.ref AND i.role = 'mixture'
+        GROUP BY i.input_ref, t.ref, t.part, t.language, t.source
+    ) t ON t.mixture = p.ref AND t.part = p.part AND t.language = p.language AND t.source = p.source;
+
+-- A stage's alias: its latest promotion.
+CREATE VIEW stages AS
+    SELECT p.stage, p.model, p.ref AS promotion FROM promotions p
+    WHERE p.sequence = (SELECT max(q.sequence) FROM promotions q WHERE q.stage = p.stage);
+
+-- Every decision with what became of it.
+CREATE VIEW standings AS
+    SELECT a.created, d.ref, d.stage, d.model, d.policy, d.verdict, d.reason, d.on_refusal, d.kept, p.ref AS promotion,
+        p.waiver_by, p.waiver_reason, p.waiver_expires
+    FROM decisions d JOIN artifacts a ON a.ref = d.ref LEFT JOIN promotions p ON p.decision = d.ref;
+
+-- The latest score of each model under each suite, task, language and metric.
+CREATE VIEW latest_scores AS
+    SELECT s.*, a.created FROM scores s JOIN artifacts a ON a.ref = s.ref
+    WHERE s.ref = (
+        SELECT o.ref FROM scores o JOIN artifacts b ON b.ref = o.ref
+        WHERE o.model = s.model AND o.suite = s.suite AND o.task = s.task AND o.language = s.language AND o.metric = s.metric
+        ORDER BY b.created DESC, o.ref DESC LIMIT 1
+    );
+
+-- Every ancestor of every artifact.
+CREATE VIEW ancestors AS
+    WITH RECURSIVE up(ref, ancestor, distance) AS (
+        SELECT ref, input_ref, 1 FROM inputs
+        UNION
+        SELECT up.ref, inputs.input_ref, up.distance + 1 FROM up JOIN inputs ON inputs.ref = up.ancestor
+    )
+    SELECT ref, ancestor, min(distance) AS distance FROM up GROUP BY ref, ancestor;
+
+-- What each model saw, by its own training run and those of its parents; a run counts once, however many ways lead to it. Tokens
+-- are those of the run's own tokenizer, an epoch counted again; runs of before the table `consumed` do not know the crawl.
+CREATE VIEW seen AS
+    WITH RECURSIVE models(model, run) AS (
+        SELECT ref, ref FROM artifacts WHERE kind = 'checkpoint'
+        UNION
+        SELECT m.model, i.input_ref FROM models m JOIN inputs i ON i.ref = m.run
+        JOIN artifacts a ON a.ref = i.input_ref AND a.kind = 'checkpoint'
+    )
+    SELECT m.model, p.language, p.source, p.crawl, CAST(sum(p.tokens) AS BIGINT) AS tokens,
+        CAST(sum(p.documents) AS BIGINT) AS documents
+    FROM models m JOIN (
+        SELECT ref, language, source, crawl, tokens, documents FROM consumed
+        UNION ALL
+        SELECT ref, language, source, '', tokens, documents FROM training_parts t
+        WHERE NOT EXISTS (SELECT 1 FROM consumed c WHERE c.ref = t.ref)
+    ) p ON p.ref = m.run
+    GROUP BY m.model, p.language, p.source, p.crawl;
