@@ -65,7 +65,9 @@ def prepared(folder: Path, documents: int, workers: int) -> tuple[Files, dict[st
     files = Files(root=folder)
     # The middle row of the largest file: a domain and an id that no engine has reason to meet early.
     path = max(files.documents, key=os.path.getsize)
-    group = pq.ParquetFile(path).read_row_group(pq.read_metadata(path).num_row_groups // 2, columns=["domain", "id"])
+    group = pq.ParquetFile(path).read_row_group(
+        pq.read_metadata(path).num_row_groups // 2, columns=["domain", "id", "language"]
+    )
     probes = group.slice(len(group) // 2, 1).to_pylist()[0]
     (folder / "probes.json").write_text(json.dumps(probes), "utf-8")
     files = Files(root=folder, **probes)

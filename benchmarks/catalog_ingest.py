@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from catalog_peers import Rows  # type: ignore[import-not-found]
 from catalog_questions import measure  # type: ignore[import-not-found]  # the folder of a script is on its path
 
 from sea_lion.catalog import index, questions
@@ -19,42 +21,37 @@ from sea_lion.catalog.store import Store
 RUNNING = "corpus/running@1"
 
 
-def refresh(store: Store) -> list[tuple[int, ...]]:
+def refresh(store: Store) -> Rows:
     """Take in what is new."""
     done = index.refresh(store)
     return [(done.artifacts, done.slots, len(done.problems))]
 
 
-def rebuild(store: Store) -> list[tuple[int, ...]]:
+def rebuild(store: Store) -> Rows:
     """Make the index anew."""
     return [(index.rebuild(store).stat().st_size,)]
 
 
-def folded(store: Store) -> list[tuple[int, ...]]:
+def folded(store: Store) -> Rows:
     """Write the ledgers."""
     return [(sum(fold(store.place, folder) for folder, _, _ in slot_sets(store.place)),)]
 
 
-def funnel(store: Store) -> list[tuple[object, ...]]:
+def funnel(store: Store) -> Rows:
     """What the running build removed so far."""
     asked = questions.funnel(("language", "reason"), corpus=RUNNING)
     return index.query(store, asked.sql, asked.parameters)[1]
 
 
-def tokens(store: Store) -> list[tuple[object, ...]]:
+def tokens(store: Store) -> Rows:
     """What the running build has so far."""
     asked = questions.tokens(("language", "crawl", "tokenizer"), corpus=RUNNING)
     return index.query(store, asked.sql, asked.parameters)[1]
 
 
-STEPS = {"refresh": refresh, "rebuild": rebuild, "fold": folded, "funnel": funnel, "tokens": tokens}
+STEPS: dict[str, Callable[[Store], Rows]] = {
+    "refresh": refresh, "rebuild": rebuild, "fold": folded, "funnel": funnel, "tokens": tokens,
+}  # fmt: skip
 
 if __name__ == "__main__":
-    found: list[object] = []
-
-    def step() -> list[tuple[object, ...]]:
-        """The step, its rows kept."""
-        found[:] = STEPS[sys.argv[2]](Store(Path(sys.argv[1])))  # type: ignore[operator]
-        return found  # type: ignore[return-value]
-
-    print(json.dumps(measure(step) | {"answer": found[:1]}))
+    print(json.dumps(measure(lambda: STEPS[sys.argv[2]](Store(Path(sys.argv[1]))))))

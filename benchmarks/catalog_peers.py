@@ -31,6 +31,8 @@ class Files:
     """Its documents are asked for."""
     id: str = ""
     """This document is asked for."""
+    language: str = ""
+    """Its language."""
 
     @property
     def catalog(self) -> Path:
@@ -84,7 +86,7 @@ class Files:
 
 def rows(frame: pl.DataFrame | pa.Table, *columns: str) -> Rows:
     """Columns as rows."""
-    table = frame if isinstance(frame, pa.Table) else frame.to_arrow()
+    table: Any = frame.to_arrow() if isinstance(frame, pl.DataFrame) else frame
     return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
 
 
@@ -154,8 +156,8 @@ def polars_diff(files: Files) -> Rows:
         .select(pl.lit(ref).alias("ref"), "step", "stage", "reason", "documents")
         for ref, path in files.flows.items()
     ]  # fmt: skip
-    found = pl.collect_all([counted, same, tokens, pl.concat(removed)])
-    return told(*(frame.rows() for frame in found))
+    found = [frame.rows() for frame in pl.collect_all([counted, same, tokens, pl.concat(removed)])]
+    return told(found[0], found[1], found[2], found[3])
 
 
 def polars_domain(files: Files) -> Rows:
@@ -245,7 +247,8 @@ def arrow_diff(files: Files) -> Rows:
         removed += [(ref, *row) for row in rows(summed(flow, keys, "documents"), *keys, "documents")]
     counted = summed(shards, ["ref", "language"], "documents", "bytes")
     tokens = summed(tokens, ["corpus", "tokenizer", "language"], "tokens")
-    return told(*(rows(each, *each.column_names) for each in (counted, same, tokens)), removed)
+    found = [rows(each, *each.column_names) for each in (counted, same, tokens)]
+    return told(found[0], found[1], found[2], removed)
 
 
 def arrow_domain(files: Files) -> Rows:

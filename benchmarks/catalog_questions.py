@@ -142,14 +142,14 @@ QUESTIONS = {
         title="mixture planning: what there is", target=0.2, ours=our_available,
         needs=(("largest_count", ("corpus", "language", "source", "split", "tokens"), ()),),
     ),
-    "diff": Asked(title="diff of two corpora: shards, tokens, reasons", target=0.2, ours=our_diff),
+    "diff": Asked(title="diff of two corpora: counts, tokens, shards, reasons (four commands)", target=0.8, ours=our_diff),
     "domain": Asked(
         title=f"{TOP} documents of a domain", target=0.5, ours=our_domain,
         needs=(("documents", tuple(name for name in documents.SHOWN if name != "ref"), ("domain",)),),
     ),
     "find": Asked(
         title="a document by its id", target=0.5, ours=our_find,
-        needs=(("ids", ("id", "domain", "url", "language", "source"), ("id",)), ("documents", ALL, ("domain",))),
+        needs=(("ids", ("id", "domain", "url", "language", "source"), ("id",)), ("documents", ALL, ("domain", "language"))),
     ),
     "domains": Asked(
         title=f"{TOP} largest domains of each language", target=10.0, ours=our_domains,
@@ -170,7 +170,7 @@ def needed(files: Files, question: Asked) -> int:
     """Bytes of the column chunks that hold the answer, where statistics cannot rule a row group out."""
     total = 0
     for name, wanted, keys in question.needs:
-        values = {key: {"domain": files.domain, "id": files.id}[key] for key in keys}
+        values = {key: getattr(files, key) for key in keys}
         paths = sorted(map(str, files.corpus.glob(name))) if "." in name else getattr(files, name)
         for path in paths:
             total += sum(_chunk_bytes(pq.read_metadata(path), set(wanted), values))

@@ -127,7 +127,8 @@ def shard_counts(counts: Sequence[Counts], share: float = 1.0) -> pa.Table:
 
 def origins(counts: Sequence[Counts]) -> pa.Table:
     """The table `origins`: what each WARC file gave."""
-    documents, size = sum(each.file_documents for each in counts), sum(each.file_bytes for each in counts)
+    documents = np.sum([each.file_documents for each in counts], axis=0)
+    size = np.sum([each.file_bytes for each in counts], axis=0)
     crawl, file = np.nonzero(documents)
     names = pa.array([f"crawl-data/{name}/segments/1713591296587.{i // 1_000:02}/warc/{WARC}{i:05}.warc.gz"
                       for name in CRAWLS for i in range(FILES)])  # fmt: skip
@@ -170,7 +171,7 @@ def token_counts(corpus: str, counts: pa.Table, digests: pa.Array, tokenizers: S
     return pa.concat_tables(tables)
 
 
-def add_corpus(catalog: Catalog, ref: str, counts: pa.Table, marks: Sequence[str], tables: Mapping[str, Any]) -> pa.Table:
+def add_corpus(catalog: Catalog, ref: str, counts: pa.Table, marks: Sequence[str], tables: dict[str, Any]) -> pa.Table:
     """Write a corpus whose shards are those that `counts` names, with the digests of `marks`; returns its shards."""
     keys = ["shard", "language", "source", "split"]
     sums = [(name, "sum") for name in ("documents", "characters", "bytes")]

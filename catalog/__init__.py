@@ -30,9 +30,7 @@ def open_catalog(path: str | Path = "artifacts", side_tables: Sequence[str] = SI
     store = store_at(path)
     if not store.root.is_dir():
         raise SeaLionError(f"{path}: no catalog here")
-    if not index.is_current(store):
-        index.refresh(store)
-    published = store.root / index.INDEX
+    published = index.published(store)
     sides.fetch(store, published, names=side_tables)
     connection = opened(published)
     for problem in add_sides(connection, store.root, side_tables):

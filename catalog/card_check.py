@@ -137,6 +137,10 @@ def _licence_problems(store: Store, artifact: Artifact, header: dict[str, Any], 
     said = header.get("license_name") if header.get("license") == "other" else header.get("license")
     claim = " AND ".join(str(part) for part in said) if isinstance(said, list) else str(said or "")
     problems = [f"header license: {claim or 'none'!r}: {line}" for line in claim_problems(claim, given)]
+    words = re.findall(r"^## Licence\n\n(.+)$", body, re.MULTILINE)
+    problems += [f"section Licence: says {_short(line)}" for line in words if claim_problems(line.replace("\\", ""), given)]
+    if not words:
+        problems.append("section Licence: is missing")
     if not isinstance(artifact.body, Checkpoint):
         return problems
     heading = re.search(r"^# (.+) \S+$", body, re.MULTILINE)

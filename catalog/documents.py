@@ -36,6 +36,8 @@ LIMITS = b"limits"
 """In the metadata of a file of documents: JSON, a row a limit (reason, measure, bound, limit)."""
 DIGEST = re.compile(r"(?:sha1:)?([A-Z2-7]{32})")
 """The payload digest of a WARC record: SHA-1 in base 32."""
+MOST_ROWS = 2**63 - 1
+"""The largest number after LIMIT."""
 MEMORY = "1GB"
 """Of a query over documents; what is beyond goes to the disk."""
 ROUNDING = 1e-6
@@ -90,9 +92,7 @@ def _attached(
 
 def _published(store: Store, names: Sequence[str]) -> Path:
     """The current index, the files of some side tables being there."""
-    if not index.is_current(store):
-        index.refresh(store)
-    published = store.root / index.INDEX
+    published = index.published(store)
     sides.fetch(store, published, names=names)
     return published
 
@@ -150,7 +150,7 @@ def documents(
     parameters = {name: value for name, value in given.items() if value}
     clauses = [f"{name} = ${name}" for name in parameters] + ([f"({where}\n)"] if where.strip() else [])
     names = ", ".join(SHOWN)
-    sql = f"SELECT {names} FROM documents" + (f" WHERE {' AND '.join(clauses)}" if clauses else "") + f" LIMIT {int(limit)}"
+    sql = f"SELECT {names} FROM documents" + (f" WHERE {' AND '.join(clauses)}" if clauses else "") + f" LIMIT {min(limit, MOST_ROWS)}"
     if where.strip():
         answer = confined.ask(_published(store, ("documents",)), store.root, sql, parameters)
         rows, warnings = answer.rows(), answer.warnings
@@ -237,7 +237,7 @@ def domains(store: Store, language: str, *, ref: str = "", limit: int = 20) -> T
 SELECT ref, domain, documents, bytes, documents / sum(documents) OVER (PARTITION BY ref) AS share,
     CASE WHEN ref IN (SELECT ref FROM gone) THEN coalesce(removed, 0) END AS removed, slots_reported, slots_planned
 FROM kept LEFT JOIN gone USING (ref, domain) LEFT JOIN complete USING (ref)
-ORDER BY documents DESC, ref, domain LIMIT {int(limit)}"""
+ORDER BY documents DESC, ref, domain LIMIT {min(limit, MOST_ROWS)}"""
     parameters = {"language": language} | ({"ref": ref} if ref else {})
     with reading(store, ("documents", "removals"), ref=ref, language=language) as (connection, warnings):
         result = connection.execute(sql, parameters)

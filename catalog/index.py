@@ -174,7 +174,7 @@ class DuckTarget:
         return {(ref, stage): (state, frozenset(slots or ())) for ref, stage, state, slots in found}
 
     def forget(self, table: str, refs: Sequence[str], stage: str = "") -> None:
-        which = "ref IN (SELECT unnest($refs))" + (" AND stage = $stage[1]" if stage else "")
+        which = "ref IN (SELECT unnest($refs))" + (" AND stage = $stage" if stage else "")
         self.connection.execute(
             f'DELETE FROM "{table}" WHERE {which}', {"refs": list(refs)} | ({"stage": stage} if stage else {})
         )
@@ -271,27 +271,56 @@ def is_current(store: Store) -> bool:
     """Whether the index exists and holds every record and slot there is, as it is."""
     index = store.root / INDEX
     store.fetch_index(index)
-    if not _is_usable(index):
+    if not _is_of_this_version(index):
         return False
     with duckdb.connect(str(index), read_only=True) as connection:
         target = DuckTarget(connection)
-        if (target.meta("schema"), target.meta("views")) != (str(max(migrations())), _views_digest()):
-            return False
         failed = {ref: state for p in target.problems() for ref, _, state in [p.state.partition(" ")] if state}
         gone, records = changed(store, target.record_states() | failed)
         if gone or records:
             return False
-        damaged = {Path(problem.path).stem for problem in target.problems() if not problem.state}
-        seen = {key: (state, slots | damaged) for key, (state, slots) in target.slots_seen().items()}
-        return not any(True for part in set_batches(store.place, seen) if part.stale or not part.problems)
+        damaged = {(problem.path, problem.problem) for problem in target.problems() if not problem.state}
+        for part in set_batches(store.place, target.slots_seen()):
+            if part.stale or any(len(rows) for rows in part.tables.values()) or not damaged.issuperset(part.problems):
+                return False
+            damaged.difference_update(part.problems)
+        return not damaged
+
+
+def _is_of_this_version(index: Path) -> bool:
+    """Whether the index has the tables and views that this code asks."""
+    if not _is_usable(index):
+        return False
+    with duckdb.connect(str(index), read_only=True) as connection:
+        target = DuckTarget(connection)
+        return (target.meta("schema"), target.meta("views")) == (str(max(migrations())), _views_digest())
+
+
+def published(store: Store) -> Path:
+    """The published index, refreshed if anything changed.
+
+    In a catalog that one may only read it is what its owner last refreshed, with a warning; raises SeaLionError where that is
+    nothing that this code can ask.
+    """
+    index = store.root / INDEX
+    if is_current(store):
+        return index
+    try:
+        refresh(store)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        problem = f"{index}: is not up to date and cannot be written to"
+        if not _is_of_this_version(index):
+            raise SeaLionError(f"{problem}; have its owner run 'sea-lion catalog refresh'") from error
+        log.warning("%s: the answer is from its last refresh", problem)
+    return index
 
 
 def current(store: Store, sql: str = "") -> Path:
-    """The published index, refreshed if anything changed, with the document files that a statement reads on this machine."""
-    if not is_current(store):
-        refresh(store)
-    fetch(store, store.root / INDEX, sql)
-    return store.root / INDEX
+    """The published index (see `published`), with the document files that a statement reads on this machine."""
+    fetch(store, index := published(store), sql)
+    return index
 
 
 @contextmanager

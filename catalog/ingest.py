@@ -7,6 +7,7 @@ changes; nothing else waits for it.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 from collections.abc import Iterator, Mapping
@@ -154,10 +155,12 @@ def _input_licences(store: Store, artifact: Artifact) -> list[str] | None:
 def _matching(artifact: Artifact, pattern: str) -> list[FileDigest]:
     """The files of the record that a pattern of its tables names: part by part, so that `*` does not cross a folder."""
     wanted = checked_path(pattern.replace("*", "x")) and pattern.split("/")
+    start = pattern.partition("*")[0]
     found = [
         file
         for file in artifact.files
-        if len(parts := checked_path(file.path).split("/")) == len(wanted)
+        if file.path.startswith(start)
+        and len(parts := checked_path(file.path).split("/")) == len(wanted)
         and all(fnmatchcase(part, glob) for part, glob in zip(parts, wanted, strict=True))
     ]
     if not found and "*" not in pattern:
@@ -200,7 +203,10 @@ def _decoded(parquet: pq.ParquetFile, path: Path) -> pa.Table:
 
 def record_rows(artifact: Artifact, state: str) -> dict[str, list[dict[str, Any]]]:
     """Table of the index to the rows that a record itself holds."""
-    ref, body, made = str(artifact.ref), plain(artifact.body), artifact.provenance
+    ref, made = str(artifact.ref), artifact.provenance
+    lists = {name for kind, name in BODY_TABLES if kind == artifact.kind}  # in tables of their own: shards can be 100,000
+    names = [column.name for column in dataclasses.fields(artifact.body) if column.name not in lists]
+    body = {name: plain(getattr(artifact.body, name)) for name in names}
     rows: dict[str, list[dict[str, Any]]] = {
         "artifacts": [
             {
@@ -220,7 +226,10 @@ def record_rows(artifact: Artifact, state: str) -> dict[str, list[dict[str, Any]
     for (kind, name), (table, repeated) in BODY_TABLES.items():
         if kind == artifact.kind:
             shared = {"ref": ref} | {other: body[other] for other in repeated}
-            rows[table] = [shared | row for row in body[name]]
+            rows[table] = [
+                shared | {column.name: getattr(row, column.name) for column in dataclasses.fields(row)}
+                for row in getattr(artifact.body, name)
+            ]
     if artifact.kind in ROW_TABLES:
         table, fields = ROW_TABLES[artifact.kind]
         rows[table] = [{"ref": ref} | {name: body[name] for name in fields}]

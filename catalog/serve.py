@@ -91,8 +91,7 @@ class LiveSite:
     def refresh(self) -> None:
         """Bring index and pages up to the records, if these changed."""
         store = self._open_store()
-        if not index.is_current(store):
-            index.refresh(store)
+        index.published(store)
         file = (store.root / index.INDEX).stat()
         state = (file.st_mtime_ns, file.st_ino, file.st_size)
         if state != self._made_from:  # another process may have refreshed it
@@ -255,8 +254,8 @@ async def _listen(live: LiveSite, guard: Guard, host: str, port: int) -> None:
     try:
         try:
             await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, OverflowError) as error:  # a port above 65,535 is the latter
+            reason = getattr(error, "strerror", None) or str(error)
             raise SeaLionError(
                 f"{host}:{port}: cannot listen there: {reason}; choose another --port, or 0 for a free one"
             ) from error

@@ -166,7 +166,8 @@ def _write_parquet(columns: Columns, rows: Rows, output: Path | None, table: pa.
         if isinstance(target, Path):
             target.parent.mkdir(parents=True, exist_ok=True)
             with partial_beside(target) as partial:
-                pq.write_table(whole, partial)
+                with partial.open("wb") as file:  # not by Arrow, whose errors do not say which file
+                    pq.write_table(whole, file)
                 partial.replace(target)
         elif target.isatty():
             raise SeaLionError("parquet is not for a terminal: name a file with --output, or send it into one")

@@ -65,12 +65,16 @@ CREATE VIEW tokens AS
     ) latest ON latest.ref = t.ref AND latest.corpus = t.corpus AND latest.tokenizer = t.tokenizer AND latest.place = 1
     GROUP BY t.ref, t.corpus, t.tokenizer, t.language, t.source, t.split, coalesce(t.crawl, '')
     UNION ALL
-    SELECT t.ref, t.ref, t.tokenizer, t.language, t.source, t.split, t.crawl, CAST(sum(c.documents) AS BIGINT),
-        CAST(sum(c.bytes) AS BIGINT), NULL, CAST(sum(t.tokens) AS BIGINT)
-    FROM slot_tokens t
-    LEFT JOIN slot_counts c ON c.ref = t.ref AND c.stage = t.stage AND c.slot = t.slot AND c.language = t.language
-        AND c.source = t.source AND c.split = t.split AND c.crawl = t.crawl
-    GROUP BY t.ref, t.tokenizer, t.language, t.source, t.split, t.crawl;
+    SELECT t.ref, t.ref, t.tokenizer, t.language, t.source, t.split, t.crawl, c.documents, c.bytes, NULL, t.tokens
+    FROM (
+        SELECT ref, tokenizer, language, source, split, crawl, CAST(sum(tokens) AS BIGINT) AS tokens
+        FROM slot_tokens GROUP BY ref, tokenizer, language, source, split, crawl
+    ) t
+    LEFT JOIN (
+        SELECT ref, language, source, split, crawl, CAST(sum(documents) AS BIGINT) AS documents,
+            CAST(sum(bytes) AS BIGINT) AS bytes
+        FROM slot_counts GROUP BY ref, language, source, split, crawl
+    ) c ON c.ref = t.ref AND c.language = t.language AND c.source = t.source AND c.split = t.split AND c.crawl = t.crawl;
 
 -- Tokens a word (ICU's) and bytes a token, for each tokenizer and language.
 CREATE VIEW fertility AS

@@ -201,7 +201,7 @@ def _assembled(job: Job[CorpusRecipe], scratch: Path, tabulated: Sequence[Path])
     write_counts(tabulated, job.folder)
     log.info("corpus: %d of %d documents kept", documents_out, documents_in)
     return Made(
-        licences=document_licences(sorted(job.folder.glob("documents/*/*/*.parquet"))),
+        licences=document_licences(sorted(job.folder.glob("documents/*/*/*.parquet")), job.recipe.licence),
         body=Corpus(shards=records, documents_in=documents_in, documents_out=documents_out),
         tables={
             "flow": "flow.parquet",

@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 
 from ..catalog.fingerprint import fingerprint
+from ..catalog.licences import NOASSERTION
 from .database import bounded, parquet
 from .dedup import PLACE, resolve
 from .ledger import LISTED, REMOVALS, STAGES, Tally
@@ -289,10 +290,14 @@ def rule_limits(thresholds: Thresholds) -> list[dict[str, str | float]]:
     return found
 
 
-def document_licences(documents: Sequence[Path]) -> tuple[str, ...]:
-    """The licences that documents come with, as their side tables say."""
-    sql = f"SELECT DISTINCT licence FROM {parquet(documents)} WHERE licence <> '' ORDER BY licence"
-    return tuple(licence for (licence,) in duckdb.connect().execute(sql).fetchall())
+def document_licences(documents: Sequence[Path], recipe: str) -> tuple[str, ...]:
+    """The licences that documents come with, as their side tables say; those of none are under the recipe's.
+
+    Where the recipe has none either, nobody has said what may be done with them: NOASSERTION, whatever the others are under.
+    """
+    sql = f"SELECT DISTINCT coalesce(licence, '') FROM {parquet(documents)}"
+    found = {str(licence) or ("" if recipe else NOASSERTION) for (licence,) in duckdb.connect().execute(sql).fetchall()}
+    return tuple(sorted(found - {""}))
 
 
 def write_removals(files: Sequence[Path], target: Path) -> None:

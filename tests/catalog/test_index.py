@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -23,6 +24,7 @@ from sea_lion.catalog import index, schema
 from sea_lion.catalog.errors import SeaLionError, Unfinished
 from sea_lion.catalog.fingerprint import fingerprint
 from sea_lion.catalog.records import Conversations
+from sea_lion.catalog.slots import Count, Manifest, SlotSet
 from sea_lion.catalog.store import Job, Made, Options, Store
 from sea_lion.data.chat_recipe import ConversationsRecipe
 
@@ -157,10 +159,10 @@ def test_one_altered_byte_of_a_record_costs_that_record(store: Store) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda b: b[:40], lambda b: b"", lambda b: b[:-30] + bytes([b[-30] ^ 1]) + b[-29:], None])
-def test_a_side_table_that_is_not_as_written_costs_its_artifact(store: Store, change: object) -> None:
+def test_a_side_table_that_is_not_as_written_costs_its_artifact(store: Store, change: Callable[[bytes], bytes] | None) -> None:
     path = store.root / "conversations/a/1/training_log.parquet"
     content = path.read_bytes()
-    if callable(change):
+    if change is not None:
         path.write_bytes(change(content))
     else:
         path.unlink()
@@ -331,3 +333,37 @@ def test_hostile_names_are_text(store: Store) -> None:
     index.rebuild(store)
     found = index.query(store, "SELECT description FROM artifacts WHERE name = $1", ["conversations/a"])[1]
     assert found == [("'; DROP TABLE artifacts; -- <script>\x1b[31m",)]
+
+
+def slot_counts(store: Store) -> list[tuple[str, int, int, int]]:
+    """Artifact, slots planned and reported, documents of the slots."""
+    sql = """SELECT c.ref, c.planned::BIGINT, c.reported::BIGINT, coalesce(sum(s.documents), 0)::BIGINT FROM completeness c
+        LEFT JOIN slot_counts s USING (ref, stage) WHERE c.stage = 'clean' GROUP BY ALL ORDER BY ALL"""
+    return index.query(store, sql)[1]
+
+
+def test_slots_that_are_planned_anew_count_once_and_those_that_are_gone_not_at_all(store: Store) -> None:
+    slots = SlotSet(place=store.place, ref="corpus/made@dev", stage="clean")
+    for attempt in ("first", "second"):  # a version `dev` that is made again
+        now = slots.plan([("s1", ""), ("s2", "")], attempt, replaces=True)
+        now.report(Manifest(slot="s1", sha256="a" * 64, documents=5, counts=(Count(language="tha", documents=5),)))
+        assert slot_counts(store) == [("corpus/made@dev", 2, 1, 5)]
+    shutil.rmtree(store.root / slots.folder)
+    assert slot_counts(store) == []
+
+
+def test_a_damaged_manifest_costs_no_refresh_at_each_question_and_is_read_once_it_is_mended(store: Store) -> None:
+    for name in ("corpus/a@1", "corpus/b@1"):
+        slots = SlotSet(place=store.place, ref=name, stage="clean")
+        now = slots.plan([(f"{name[7]}1", ""), ("s2", "")], "recipe")
+        now.report(Manifest(slot=f"{name[7]}1", sha256="a" * 64, counts=(Count(language="tha", documents=5),)))
+    path = next((store.root / "slots/corpus/b/1/clean").glob("*/b1.json"))
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"tha", b"vie"))
+    index.refresh(store)
+    assert index.is_current(store)
+    assert slot_counts(store) == [("corpus/a@1", 2, 1, 5), ("corpus/b@1", 2, 0, 0)]
+    assert problems(store) == [(path.relative_to(store.root).as_posix(), "is not what was written (its digest differs)")]
+    path.write_bytes(whole)
+    assert not index.is_current(store)
+    assert slot_counts(store) == [("corpus/a@1", 2, 1, 5), ("corpus/b@1", 2, 1, 5)] and problems(store) == []
