@@ -39,10 +39,10 @@ SQLITE_DOCUMENTS = 10_000_000
 NEW_SLOTS = 1_000
 MEMORY_MB = 2_000
 INGEST = {
-    "ingest": (5.0, "all manifests, into an empty index"),
+    "ingest": (5.0, "all manifests, no index and no ledger"),
     "again": (None, "again, nothing new"),
     "new": (1.0, f"{NEW_SLOTS:,} new manifests"),
-    "fold": (None, "folding all into ledgers"),
+    "fold": (None, "folding what is in no ledger yet"),
     "rebuild": (None, "rebuild from the ledgers"),
     "funnel": (0.2, "funnel of the running build"),
     "tokens": (0.2, "tokens of the running build"),
@@ -116,6 +116,8 @@ def ingested(root: Path, manifests: int, repeats: int) -> dict[str, dict[str, An
     found: dict[str, list[dict[str, Any]]] = {step: [] for step in INGEST}
     for _ in range(repeats):
         (root / "catalog.duckdb").unlink(missing_ok=True)
+        for ledgers in root.glob("slots/**/ledgers"):
+            shutil.rmtree(ledgers)
         found["ingest"].append(run("catalog_ingest.py", root, "refresh"))
         found["again"].append(run("catalog_ingest.py", root, "refresh"))
     for number in range(repeats):

@@ -235,7 +235,6 @@ def _run(request: dict[str, Any], limits: Limits) -> dict[str, Any]:
 
     connection, warnings = opened(Path(request["index"])), []
     _bound_memory(connection, limits)
-    # To find the tables of a statement DuckDB binds it, for which it would read files if it could.
     names = named(connection, request["sql"])
     if request["is_answered"]:
         warnings = add_sides(connection, Path(request["root"]), names)

@@ -150,7 +150,8 @@ def documents(
     parameters = {name: value for name, value in given.items() if value}
     clauses = [f"{name} = ${name}" for name in parameters] + ([f"({where}\n)"] if where.strip() else [])
     names = ", ".join(SHOWN)
-    sql = f"SELECT {names} FROM documents" + (f" WHERE {' AND '.join(clauses)}" if clauses else "") + f" LIMIT {min(limit, MOST_ROWS)}"
+    chosen = f" WHERE {' AND '.join(clauses)}" if clauses else ""
+    sql = f"SELECT {names} FROM documents{chosen} LIMIT {min(limit, MOST_ROWS)}"
     if where.strip():
         answer = confined.ask(_published(store, ("documents",)), store.root, sql, parameters)
         rows, warnings = answer.rows(), answer.warnings

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +30,7 @@ from .ingest import Problem, batches, changed
 from .paths import partial_beside
 from .schema import BY_SLOT, REFILLED, by_ref, migrations, statements, views
 from .sides import COLUMNS, attach, fetch, named
+from .slot_folders import folder_states
 from .slot_rows import fold, set_batches
 from .slots import slot_sets
 from .store import Store
@@ -148,8 +149,12 @@ class DuckTarget:
                 self.connection.execute(f'DROP VIEW "{name}" CASCADE')
             for statement in views().values():
                 self.connection.execute(statement)
-        for name, value in (("schema", str(max(migrations()))), ("views", digest)):
-            self.connection.execute("INSERT OR REPLACE INTO index_meta VALUES ($1, $2)", [name, value])
+        self.note("schema", str(max(migrations())))
+        self.note("views", digest)
+
+    def note(self, name: str, value: str) -> None:
+        """Set a value of `index_meta`."""
+        self.connection.execute("INSERT OR REPLACE INTO index_meta VALUES ($1, $2)", [name, value])
 
     def meta(self, name: str) -> str:
         """A value of `index_meta`: `schema`, the number of the newest migration, or `views`, their digest."""
@@ -180,10 +185,9 @@ class DuckTarget:
         )
 
     def add(self, table: str, rows: pa.Table) -> None:
-        self.connection.register("given", rows)
+        # `rows` is found by its name: what is registered in a transaction stays in memory until its end.
         ignore = " ON CONFLICT DO NOTHING" if table in ("slots", "slot_sets") else ""
-        self.connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM given{ignore}')
-        self.connection.unregister("given")
+        self.connection.execute(f'INSERT INTO "{table}" BY NAME SELECT * FROM rows{ignore}')
 
     def replace_problems(self, problems: Sequence[Problem]) -> None:
         self.connection.execute("DELETE FROM problems")
@@ -199,6 +203,9 @@ def _views_digest() -> str:
 
 def rebuild(store: Store) -> Path:
     """Make the index anew from the truth; raises SeaLionError when there is no room for it."""
+    for folder, _, _ in slot_sets(store.place):
+        with suppress(CorruptInput):  # a damaged plan, which is among the problems
+            fold(store.place, folder)
     _publish(store, is_anew=True)
     return store.root / INDEX
 
@@ -214,10 +221,10 @@ def _publish(store: Store, *, is_anew: bool) -> Ingested:
     store.root.mkdir(parents=True, exist_ok=True)
     target = store.root / INDEX
     try:
-        with FileLock(f"{target}.lock"), tempfile.TemporaryDirectory(prefix="sea-lion-index-") as scratch:
+        with FileLock(f"{target}.lock"), _scratch(store.root) as scratch:
             for stale in store.root.glob(f".{INDEX}.*.partial"):  # of refreshes that were killed
                 stale.unlink(missing_ok=True)
-            work = Path(scratch) / INDEX
+            work = scratch / INDEX
             store.fetch_index(target)
             if not is_anew and _is_usable(target):
                 shutil.copyfile(target, work)
@@ -226,7 +233,9 @@ def _publish(store: Store, *, is_anew: bool) -> Ingested:
                 connection.execute("BEGIN")
                 duck = DuckTarget(connection)
                 duck.migrate()
+                states = folder_states(store.place)  # before they are read: what comes meanwhile is then new
                 done = ingest(store, duck)
+                duck.note("slots", states)
                 connection.execute("COMMIT")
                 connection.execute("CHECKPOINT")
             with partial_beside(target) as partial:
@@ -241,12 +250,25 @@ def _publish(store: Store, *, is_anew: bool) -> Ingested:
         raise
     except duckdb.Error as error:
         raise Unfinished(f"{target}: {str(error).splitlines()[0]}; the old index stays") from error
-    for folder, _, _ in slot_sets(store.place):
-        with suppress(CorruptInput):  # a damaged plan, which is among the problems
-            fold(store.place, folder)
     for problem in done.problems:
         log.warning("%s: %s; left out of the index", problem.path, problem.problem)
     return done
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
+    """A folder on this machine to work in, always the same one for a catalog: what a killed refresh left there goes now."""
+    mine = Path(tempfile.gettempdir()) / f"sea-lion-{os.getuid()}"
+    mine.mkdir(mode=0o700, exist_ok=True)
+    if mine.is_symlink() or mine.stat().st_uid != os.getuid():
+        raise SeaLionError(f"{mine}: belongs to somebody else; set TMPDIR to a folder of your own")
+    folder = mine / sha256(str(root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_usable(index: Path) -> bool:
@@ -271,15 +293,17 @@ def is_current(store: Store) -> bool:
     """Whether the index exists and holds every record and slot there is, as it is."""
     index = store.root / INDEX
     store.fetch_index(index)
-    if not _is_of_this_version(index):
-        return False
-    with duckdb.connect(str(index), read_only=True) as connection:
-        target = DuckTarget(connection)
+    states = folder_states(store.place)
+    with _opened(index) as target:
+        if target is None:
+            return False
         failed = {ref: state for p in target.problems() for ref, _, state in [p.state.partition(" ")] if state}
         gone, records = changed(store, target.record_states() | failed)
         if gone or records:
             return False
         damaged = {(problem.path, problem.problem) for problem in target.problems() if not problem.state}
+        if states and not damaged and target.meta("slots") == states:
+            return True
         for part in set_batches(store.place, target.slots_seen()):
             if part.stale or any(len(rows) for rows in part.tables.values()) or not damaged.issuperset(part.problems):
                 return False
@@ -289,11 +313,23 @@ def is_current(store: Store) -> bool:
 
 def _is_of_this_version(index: Path) -> bool:
     """Whether the index has the tables and views that this code asks."""
-    if not _is_usable(index):
-        return False
-    with duckdb.connect(str(index), read_only=True) as connection:
-        target = DuckTarget(connection)
-        return (target.meta("schema"), target.meta("views")) == (str(max(migrations())), _views_digest())
+    with _opened(index) as target:
+        return target is not None
+
+
+@contextmanager
+def _opened(index: Path) -> Iterator[DuckTarget | None]:
+    """The published file, None for one that cannot be read or is not of this version; raises as `_is_usable` does."""
+    with ExitStack() as stack:
+        target = None
+        with suppress(duckdb.Error):
+            if index.is_file():
+                found = DuckTarget(stack.enter_context(duckdb.connect(str(index), read_only=True)))
+                if (found.meta("schema"), found.meta("views")) == (str(max(migrations())), _views_digest()):
+                    target = found
+                else:
+                    _is_usable(index)
+        yield target
 
 
 def published(store: Store) -> Path:

@@ -49,6 +49,8 @@ BODY_TABLES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("decision", "outcomes"): ("outcomes", ("stage", "model")),
 }
 """(kind, field of the body that holds records) to (table, further fields of the body that each row repeats)."""
+SUMS = {"token_counts": "token_sums", "shard_counts": "corpus_sums"}
+"""Table with a row a shard to the one that adds them up for each artifact."""
 ROW_TABLES = {
     "decision": ("decisions", ("stage", "model", "policy", "verdict", "reason", "on_refusal", "kept")),
     "promotion": (
@@ -111,7 +113,20 @@ def batches(store: Store, records: list[tuple[str, Path, str]]) -> Iterator[Batc
             parts += arrow.get(table, [])
             if parts:
                 batch.rows[table] = pa.concat_tables(parts)
+        for table, sums in SUMS.items():
+            if table in batch.rows:
+                batch.rows[sums] = _summed(batch.rows[table], tables()[sums])
         yield batch
+
+
+def _summed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows added up over what the schema leaves out; a crawl that is not said is the empty one."""
+    keys = [column.name for column in schema if pa.types.is_string(column.type)]
+    counts = [column.name for column in schema if column.name not in keys]
+    crawl = rows["crawl"].fill_null("")
+    rows = rows.set_column(rows.schema.get_field_index("crawl"), "crawl", crawl)
+    summed = rows.group_by(keys, use_threads=False).aggregate([(name, "sum") for name in counts])
+    return pa.table([summed[name] for name in keys] + [summed[f"{name}_sum"] for name in counts], schema=schema)
 
 
 def _line(error: BaseException) -> str:

@@ -51,6 +51,7 @@ _ARROW = {
 }  # fmt: skip
 _COLUMN = re.compile(r"(\w+) (MAP\(.*?\)|\w+)")
 _PARTITION = re.compile(r"(?:^|/)(language|source)=([^/]*)")
+_TABLE_NAME = re.compile(r'"table_name":"([^"]*)"')
 FOOTERS_READ = 2_000
 """Up to so many files of a table each one's footer is read before it is used; of more, one for each artifact."""
 
@@ -79,15 +80,16 @@ def schema(name: str) -> pa.Schema:
 
 
 def named(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[str, ...]:
-    """The side tables that a statement reads; those whose names occur in it where DuckDB cannot tell.
+    """The side tables that a statement reads, by its syntax tree; those whose names occur in it where it has none.
 
-    Counting queries then open no file of documents, although nearly all of them have a column of that name. DuckDB binds the
-    statement for this: on a connection that may open files, only for SQL of our own.
+    Counting queries then open no file of documents, although nearly all of them have a column of that name. No view of the
+    index reads a side table, so nothing is bound. DuckDB's own `get_table_names` binds, and fails at parameters and at joins
+    with USING.
     """
-    try:
-        read = {name.casefold() for name in connection.get_table_names(sql)}
-    except duckdb.Error:  # a statement with parameters, or one that is several
+    ((tree,),) = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()
+    if str(tree).startswith('{"error":true') or '"function_name":"query' in tree:  # no SELECT, or one by name
         return tuple(name for name in COLUMNS if name in sql.casefold())
+    read = {name.casefold() for name in _TABLE_NAME.findall(str(tree))}
     return tuple(name for name in COLUMNS if name in read)
 
 

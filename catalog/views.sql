@@ -39,13 +39,11 @@ CREATE VIEW complete AS
 
 -- Documents of the corpora by crawl: of finished ones, and, while they are being made, of the slots reported so far.
 CREATE VIEW corpus_counts AS
-    SELECT s.ref, s.language, s.source, s.split, s.crawl, CAST(sum(s.documents) AS BIGINT) AS documents,
-        CAST(sum(s.characters) AS BIGINT) AS characters, CAST(sum(s.bytes) AS BIGINT) AS bytes, TRUE AS is_finished
-    FROM shard_counts s GROUP BY s.ref, s.language, s.source, s.split, s.crawl
+    SELECT ref, language, source, split, crawl, documents, characters, bytes, TRUE AS is_finished FROM corpus_sums
     UNION ALL
     SELECT s.ref, s.language, s.source, s.split, '', CAST(sum(s.documents) AS BIGINT), CAST(sum(s.characters) AS BIGINT),
         CAST(sum(s.bytes) AS BIGINT), TRUE
-    FROM shards s WHERE NOT EXISTS (SELECT 1 FROM shard_counts c WHERE c.ref = s.ref) GROUP BY s.ref, s.language, s.source, s.split
+    FROM shards s WHERE NOT EXISTS (SELECT 1 FROM corpus_sums c WHERE c.ref = s.ref) GROUP BY s.ref, s.language, s.source, s.split
     UNION ALL
     SELECT s.ref, s.language, s.source, s.split, s.crawl, CAST(sum(s.documents) AS BIGINT), CAST(sum(s.characters) AS BIGINT),
         CAST(sum(s.bytes) AS BIGINT), FALSE
@@ -55,20 +53,19 @@ CREATE VIEW corpus_counts AS
 -- Tokens of the corpora, BPE-dropout off: of several counts of a corpus with one tokenizer, the latest. A set of slots that
 -- reports its own tokens counts as its own count.
 CREATE VIEW tokens AS
-    SELECT t.ref, t.corpus, t.tokenizer, t.language, t.source, t.split, coalesce(t.crawl, '') AS crawl,
-        CAST(sum(t.documents) AS BIGINT) AS documents, CAST(sum(t.bytes) AS BIGINT) AS bytes,
-        CAST(sum(t.words) AS BIGINT) AS words, CAST(sum(t.tokens) AS BIGINT) AS tokens
-    FROM token_counts t
+    SELECT t.ref, t.corpus, t.tokenizer, t.language, t.source, t.split, t.crawl, t.documents, t.bytes, t.words, t.tokens
+    FROM token_sums t
     JOIN (
         SELECT corpus, tokenizer, ref, row_number() OVER (PARTITION BY corpus, tokenizer ORDER BY created DESC, ref DESC) AS place
-        FROM (SELECT DISTINCT corpus, tokenizer, ref FROM token_counts) AS counts JOIN artifacts USING (ref)
+        FROM (SELECT DISTINCT corpus, tokenizer, ref FROM token_sums) AS counts JOIN artifacts USING (ref)
     ) latest ON latest.ref = t.ref AND latest.corpus = t.corpus AND latest.tokenizer = t.tokenizer AND latest.place = 1
-    GROUP BY t.ref, t.corpus, t.tokenizer, t.language, t.source, t.split, coalesce(t.crawl, '')
     UNION ALL
     SELECT t.ref, t.ref, t.tokenizer, t.language, t.source, t.split, t.crawl, c.documents, c.bytes, NULL, t.tokens
     FROM (
         SELECT ref, tokenizer, language, source, split, crawl, CAST(sum(tokens) AS BIGINT) AS tokens
-        FROM slot_tokens GROUP BY ref, tokenizer, language, source, split, crawl
+        FROM slot_tokens s
+        WHERE NOT EXISTS (SELECT 1 FROM token_sums k WHERE k.corpus = s.ref AND k.tokenizer = s.tokenizer)
+        GROUP BY ref, tokenizer, language, source, split, crawl
     ) t
     LEFT JOIN (
         SELECT ref, language, source, split, crawl, CAST(sum(documents) AS BIGINT) AS documents,
@@ -82,7 +79,7 @@ CREATE VIEW fertility AS
         CAST(sum(words) AS BIGINT) AS words, CAST(sum(tokens) AS BIGINT) AS tokens,
         CAST(sum(tokens) AS DOUBLE PRECISION) / nullif(sum(words), 0) AS fertility,
         CAST(sum(bytes) AS DOUBLE PRECISION) / nullif(sum(tokens), 0) AS bytes_per_token
-    FROM token_counts GROUP BY ref, tokenizer, language;
+    FROM token_sums GROUP BY ref, tokenizer, language;
 
 -- Tokens at each stage of a model's data: in a corpus, planned by a mixture, trained on by a run. The stages count the same
 -- text again: never add them up. A mixture does not say which crawls it will take.

@@ -180,6 +180,9 @@ def test_drill_down_reads_only_the_files_of_its_language(catalog: Catalog) -> No
     ("sql", "names"),
     [
         ("SELECT sum(documents) FROM shards", ()),
+        ("SELECT sum(documents) FROM shards JOIN (FROM flow) AS f USING (ref) WHERE language = $1", ()),
+        ("SELECT count(*) FROM main.documents WHERE ref = $1", ("documents",)),
+        ("EXPLAIN SELECT count(*) FROM documents", ("documents",)),
         ("WITH d AS (FROM documents) SELECT count(*) FROM d JOIN ITEMS i ON true", ("documents", "items")),
         ("SELECT * FROM document_ids WHERE id = $1", ("document_ids",)),
         ("FROM query('SELECT * FROM removals')", ("removals",)),
