@@ -28,7 +28,7 @@ def _add_documents(asks: Any) -> None:
     domains = ask(asks, "domains", "the domains with most documents", "sea-lion catalog domains --language tha", _domains)
     domains.add_argument("--language", required=True, help="ISO 639-3")
     domains.add_argument("--corpus", default="", metavar="REF", help="only this corpus")
-    domains.add_argument("--limit", type=int, default=20, metavar="N", help="for each corpus (default: %(default)s)")
+    domains.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many rows (default: %(default)s)")
     examples = ask(
         asks, "documents", "example documents, with what each rule measured",
         "sea-lion catalog documents --language tha --where \"rules['letters'] < 0.8\" --limit 3", _documents,

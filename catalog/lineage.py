@@ -241,17 +241,19 @@ def _with_problems(connection: duckdb.DuckDBPyConnection, nodes: dict[str, Node]
 
 def _crawls(connection: duckdb.DuckDBPyConnection, with_files: bool) -> dict[str, tuple[Crawl, ...]]:
     """Corpus to its crawls, from the table `origins`."""
-    files: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    here = """coalesce(nullif(crawl, ''), source) AS name, CAST(sum(documents) AS BIGINT), CAST(sum(bytes) AS BIGINT)
-        FROM origins WHERE ref IN (SELECT ref FROM around) GROUP BY ref, name"""
-    if with_files:
-        for path, ref, name, documents, _ in connection.execute(f"SELECT file, ref, {here}, file ORDER BY file").fetchall():
-            files.setdefault((ref, name), []).append((path, documents))
+    files = ", list(file), list(documents)" if with_files else ", [], []"
+    rows = connection.execute(
+        f"""SELECT ref, name, count(*), CAST(sum(documents) AS BIGINT), CAST(sum(bytes) AS BIGINT){files}
+        FROM (
+            SELECT ref, coalesce(nullif(crawl, ''), source) AS name, file, CAST(sum(documents) AS BIGINT) AS documents,
+                sum(bytes) AS bytes
+            FROM origins WHERE ref IN (SELECT ref FROM around) GROUP BY ref, name, file
+        ) GROUP BY ref, name ORDER BY ref, name"""
+    ).fetchall()
     found: dict[str, tuple[Crawl, ...]] = {}
-    for number, ref, name, documents, size in connection.execute(
-        f"SELECT count(DISTINCT file), ref, {here} ORDER BY ref, name"
-    ).fetchall():
-        crawl = Crawl(name=name, files=number, documents=documents, bytes=size, paths=tuple(files.get((ref, name), ())))
+    for ref, name, number, documents, size, names, kept in rows:
+        paths = tuple(sorted(zip(names, kept, strict=True)))
+        crawl = Crawl(name=name, files=number, documents=documents, bytes=size, paths=paths)
         found[ref] = (*found.get(ref, ()), crawl)
     return found
 

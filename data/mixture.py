@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,18 +67,15 @@ def plan_mixture(job: Job[MixtureRecipe]) -> Made:
 
 def read_available(path: Path) -> list[Available]:
     """The training split of a table of token counts, summed per corpus, language and source."""
+    keys = ["corpus", "language", "source"]
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        rows = pq.read_table(path, columns=[*keys, "tokens"], filters=[("split", "=", "train")], partitioning=None)
+        summed = rows.group_by(keys).aggregate([("tokens", "sum")]).sort_by([(key, "ascending") for key in keys])
+    except (pa.ArrowException, KeyError, OSError) as error:
         raise CorruptInput(path, "", f"cannot be read as token counts: {str(error).splitlines()[0]}") from error
-    totals: dict[tuple[str, str, str], int] = {}
-    for row in rows:
-        if row["split"] == "train":
-            key = (row["corpus"], row["language"], row["source"])
-            totals[key] = totals.get(key, 0) + row["tokens"]
     return [
-        Available(corpus=corpus, language=language, source=source, tokens=tokens)
-        for (corpus, language, source), tokens in sorted(totals.items())
+        Available(corpus=row["corpus"], language=row["language"], source=row["source"], tokens=row["tokens_sum"])
+        for row in summed.to_pylist()
     ]
 
 

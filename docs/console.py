@@ -24,7 +24,7 @@ from sea_lion import cli
 
 DOCS = Path(__file__).parent
 DEMO = DOCS.parent / "tests" / "golden" / "demo"
-PAGES = ("questions.md",)
+PAGES = ("catalog.md", "questions.md")
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(
     r"^\$ (?:echo '(?P<given>[^']*)' \| )?sea-lion (?P<words>.*?)(?: \| head -(?P<head>\d+))?(?:\s+# exit (?P<code>\d+))?$"
