@@ -89,7 +89,7 @@ def test_a_changed_recipe_names_the_field(folder: Path, capsys: pytest.CaptureFi
 def test_an_unknown_token_column_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["build", "recipes/x.toml"]) == 0
     assert cli.main(["catalog", "tokens", "--by", "language; DROP TABLE shards"]) == 2
-    assert "name columns of language, source" in capsys.readouterr().err
+    assert "is none of language, source" in capsys.readouterr().err
 
 
 def test_run_makes_what_is_missing_and_shows_its_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,7 +246,7 @@ def test_ranges_hold_every_record_once_within_the_overhead(rows: list[Wanted], g
         assert {row.file for row in part.records} == {part.file}
         assert all(after.offset - before.stop <= gap for before, after in zip(part.records, part.records[1:], strict=False))
     assert excess(found) <= overhead + 1e-9
-    if overhead == 10:
+    if overhead == 10 and all(overhead * row.length >= gap + tail for row in rows):  # each record pays for itself
         assert all(part.stop == part.records[-1].stop + tail for part in found)
 
 
