@@ -368,7 +368,7 @@ def connect(store: Store, sql: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
     file = current(store, sql)
     names = tuple(COLUMNS)
     with duckdb.connect(str(file), read_only=True) as connection:
-        connection.execute("SET enable_progress_bar = false; SET python_enable_replacements = false")
+        connection.execute("SET enable_progress_bar = false; SET python_enable_replacements = false; SET TimeZone = 'UTC'")
         if sql:
             names = named(connection, sql)
         for problem in attach(connection, store.root, names):
