@@ -109,11 +109,14 @@ def _asked(index: Path, root: Path, request: dict[str, Any], limits: Limits) -> 
         stated = json.dumps(request).encode()
     except TypeError as error:
         raise ValueError(f"parameters are text, numbers, booleans or None: {error}") from error
+    # Ctrl-C while the child starts would leave it behind: it waits until somebody ends the child.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         cwd="/", env=_environment(), start_new_session=True,
     )  # fmt: skip
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
         sent, said = _received(child, stated, limits)
     finally:
         with suppress(ProcessLookupError):
