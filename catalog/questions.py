@@ -59,7 +59,8 @@ def tokens(
 ) -> Question:
     """Tokens of the corpora, BPE-dropout off, and documents and bytes of corpora that are not counted yet (without tokens).
 
-    With `stage` among the groups also what mixtures plan and what runs trained on; the stages are never added up.
+    With `stage` among the groups also what mixtures plan and what runs trained on; the stages are never added up. Nor are two
+    corpora, which may be versions of one, or one corpus under two tokenizers: both stand in the answer unless they are given.
     """
     where, parameters = _filters([("tokenizer", tokenizer), ("corpus", corpus), ("language", language)])
     if "stage" in by:
@@ -70,18 +71,17 @@ def tokens(
     SELECT ref, ref, '', language, source, crawl, documents, bytes, NULL FROM corpus_counts c
     WHERE NOT EXISTS (SELECT 1 FROM tokens t WHERE t.corpus = c.ref)"""
     size = "" if "stage" in by else "CAST(sum(bytes) AS BIGINT) AS bytes, "
-    names = ", ".join(by)
+    apart = [name for name, value in (("corpus", corpus), ("tokenizer", tokenizer)) if not value]
+    names = ", ".join(dict.fromkeys([*apart, *by]))
     sql = f"""WITH counted AS (
     {rows}
 ), chosen AS (
     SELECT * FROM counted {where}
-), done AS (
-    SELECT CAST(sum(slots_reported) AS BIGINT) AS slots_reported, CAST(sum(slots_planned) AS BIGINT) AS slots_planned
-    FROM complete WHERE ref IN (SELECT corpus FROM chosen)
 )
 SELECT {names}, CAST(sum(documents) AS BIGINT) AS documents, {size}CAST(sum(tokens) AS BIGINT) AS tokens,
     slots_reported, slots_planned
-FROM chosen CROSS JOIN done GROUP BY {names}, slots_reported, slots_planned ORDER BY {names}"""
+FROM chosen LEFT JOIN (SELECT ref AS made, slots_reported, slots_planned FROM complete) c ON c.made = chosen.corpus
+GROUP BY {names}, slots_reported, slots_planned ORDER BY {names}"""
     return Question(sql=sql, parameters=parameters)
 
 

@@ -107,17 +107,29 @@ CREATE VIEW mixture_kept AS
         SELECT ref, part, sum(weight) AS weight, sum(sequences) AS sequences FROM mixture_parts GROUP BY ref, part
     ) p ON p.ref = t.mixture AND p.part = t.part;
 
--- Planned against consumed tokens, one row per run (empty: no run yet), language and source of a mixture.
+-- Planned against consumed tokens, one row per run (empty: no run yet), corpus, language and source of a mixture. A run of before
+-- the table `consumed` does not say the corpus: its tokens stand where the mixture takes that language and source from one only.
 CREATE VIEW mixture_consumed AS
     SELECT p.ref AS mixture, coalesce(t.ref, '') AS run, p.part, p.corpus, p.language, p.source, p.weight, p.tokens_available,
         p.tokens_planned, t.tokens AS tokens_consumed, p.epochs AS epochs_planned,
         CAST(t.tokens AS DOUBLE PRECISION) / nullif(p.tokens_available, 0) AS epochs_consumed
     FROM mixture_parts p
     LEFT JOIN (
-        SELECT i.input_ref AS mixture, t.ref, t.part, t.language, t.source, sum(t.tokens) AS tokens
-        FROM training_parts t JOIN inputs i ON i.ref = t.ref AND i.role = 'mixture'
-        GROUP BY i.input_ref, t.ref, t.part, t.language, t.source
-    ) t ON t.mixture = p.ref AND t.part = p.part AND t.language = p.language AND t.source = p.source;
+        SELECT i.input_ref AS mixture, c.ref, c.part, c.corpus, c.language, c.source, CAST(sum(c.tokens) AS BIGINT) AS tokens
+        FROM consumed c JOIN inputs i ON i.ref = c.ref AND i.role = 'mixture'
+        GROUP BY i.input_ref, c.ref, c.part, c.corpus, c.language, c.source
+        UNION ALL
+        SELECT i.input_ref, o.ref, o.part, m.corpus, o.language, o.source, o.tokens
+        FROM (
+            SELECT ref, part, language, source, CAST(sum(tokens) AS BIGINT) AS tokens FROM training_parts t
+            WHERE NOT EXISTS (SELECT 1 FROM consumed c WHERE c.ref = t.ref) GROUP BY ref, part, language, source
+        ) o
+        JOIN inputs i ON i.ref = o.ref AND i.role = 'mixture'
+        JOIN (
+            SELECT ref, part, language, source, CASE WHEN count(*) = 1 THEN min(corpus) END AS corpus
+            FROM mixture_parts GROUP BY ref, part, language, source
+        ) m ON m.ref = i.input_ref AND m.part = o.part AND m.language = o.language AND m.source = o.source
+    ) t ON t.mixture = p.ref AND t.part = p.part AND t.corpus = p.corpus AND t.language = p.language AND t.source = p.source;
 
 -- A stage's alias: its latest promotion.
 CREATE VIEW stages AS

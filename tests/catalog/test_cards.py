@@ -113,6 +113,7 @@ def test_what_else_can_be_edited_is_found(filled: Store, model_card: str) -> Non
         ("| checkpoint | method |", "| model | method |"),
         ("\n## Recipe", "\n## Mine\n\n| n |\n| --- |\n| 1 |\n\n## Recipe"),
         ("\n## Recipe", "\n<table><tr><td>9</td></tr></table>\n\n## Recipe"),
+        ("## Licence\n\nApache-2.0 AND NOASSERTION\n", "## Licence\n\nMIT\n"),
     ):
         assert old in text
         text = text.replace(old, new, 1)
@@ -124,6 +125,7 @@ def test_what_else_can_be_edited_is_found(filled: Store, model_card: str) -> Non
     number = 2 * len(LANGUAGES)
     assert f"table 'Scores': has {number - 1} rows, the catalog has {number}; row " in problems
     assert "table 'Merges': has the columns model, method" in problems
+    assert "section Licence: says MIT" in problems
     assert "table 'Mine': no query stands below it" in problems and "a table in HTML" in problems
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -367,3 +368,19 @@ def test_a_damaged_manifest_costs_no_refresh_at_each_question_and_is_read_once_i
     path.write_bytes(whole)
     assert not index.is_current(store)
     assert slot_counts(store) == [("corpus/a@1", 2, 1, 5), ("corpus/b@1", 2, 1, 5)] and problems(store) == []
+
+
+def test_a_catalog_that_one_may_only_read_is_answered_from_its_last_refresh(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(store: Store) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "catalog.duckdb.lock")
+
+    monkeypatch.setattr(index, "refresh", refused)  # root, who runs tests in a container, may write everywhere
+    assert names(store) == ["conversations/a", "conversations/b"] and caplog.messages == []
+    add(store, "c")
+    assert names(store) == ["conversations/a", "conversations/b"]
+    assert "is not up to date and cannot be written to: the answer is from its last refresh" in caplog.text
+    (store.root / index.INDEX).unlink()
+    with pytest.raises(SeaLionError, match="have its owner run 'sea-lion catalog refresh'"):
+        names(store)
