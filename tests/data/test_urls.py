@@ -131,6 +131,7 @@ def test_a_packed_list_is_the_same(tmp_path: Path, is_packed: bool) -> None:
         (gzip.compress(LINES.encode() * 5_000)[:-20], "cannot be unpacked"),
         (gzip.compress(LINES.encode() * 5_000)[:60] + b"damage" * 9, "cannot be unpacked"),
     ],
+    ids=range(6),  # of their own they would hold the time, and differ from one process to the other
 )
 def test_what_is_no_list_is_one_clear_error(tmp_path: Path, data: bytes, problem: str) -> None:
     with pytest.raises(CorruptInput, match=problem) as error:

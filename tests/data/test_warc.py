@@ -199,6 +199,7 @@ def test_members_cover_the_file() -> None:
         (gzip.compress(page_record("a") + page_record("b")), "byte 0: several records .* one member a record is needed"),
         (b"WARC/1.0\r\nContent-Length: 9\r\n\r\n", "byte 0: the file ends within this record: it is cut short"),
     ],
+    ids=range(8),  # of their own they would hold the time, and differ from one process to the other
 )
 def test_what_is_no_crawl_is_refused(content: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "crawl.warc.gz"
