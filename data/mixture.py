@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..catalog.errors import CorruptInput, RecipeError
@@ -69,7 +70,7 @@ def read_available(path: Path) -> list[Available]:
     """The training split of a table of token counts, summed per corpus, language and source."""
     keys = ["corpus", "language", "source"]
     try:
-        rows = pq.read_table(path, columns=[*keys, "tokens"], filters=[("split", "=", "train")], partitioning=None)
+        rows = pq.ParquetFile(path).read(columns=[*keys, "split", "tokens"]).filter(pc.field("split") == "train")
         summed = rows.group_by(keys).aggregate([("tokens", "sum")]).sort_by([(key, "ascending") for key in keys])
     except (pa.ArrowException, KeyError, OSError) as error:
         raise CorruptInput(path, "", f"cannot be read as token counts: {str(error).splitlines()[0]}") from error
