@@ -146,7 +146,7 @@ class Terminal:
         return True
 
     def interrupt(self, text: str) -> None:
-        """Type Ctrl-C until the text comes: one that arrives before the prompt reads is lost."""
+        """Type Ctrl-C until the text comes, as a person does: one that comes while the prompt changes hands can be lost."""
         for _ in range(24):
             self.type("\x03")
             if self.shows(text, 5):
@@ -171,8 +171,7 @@ def test_a_person_types_errs_and_stops_a_query(root: Path, tmp_path: Path) -> No
     children = Path(f"/proc/{terminal.process.pid}/task/{terminal.process.pid}/children")
     while not children.read_text().strip():
         time.sleep(0.05)
-    terminal.type("\x03")
-    terminal.wait_for("stopped")
+    terminal.interrupt("stopped")
     assert not children.read_text().strip()
     terminal.type("SELECT 'dropped\n")
     terminal.wait_for(shell.MORE)
