@@ -111,7 +111,8 @@ def test_what_is_cut_or_left_out_is_said(capsys: pytest.CaptureFixture[str]) -> 
 
 
 PROMPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background inherits that it is ignored
 from pathlib import Path
 from sea_lion.catalog import confined, shell
 root = Path(sys.argv[1])
@@ -146,7 +147,7 @@ class Terminal:
         return True
 
     def interrupt(self, text: str) -> None:
-        """Type Ctrl-C until the text comes, as a person does: one that comes while the prompt changes hands can be lost."""
+        """Type Ctrl-C until the text comes: one that arrives before the prompt reads is lost."""
         for _ in range(24):
             self.type("\x03")
             if self.shows(text, 5):
