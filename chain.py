@@ -25,10 +25,11 @@ from .catalog.recipes import STAGE_PREFIX, Files, Recipe, read_recipe, reference
 from .catalog.records import STRICT, Artifact, GateDecision
 from .catalog.store import Maker, Options, Store
 from .data.chat_recipe import ConversationsRecipe, SynthesisRecipe
-from .data.recipe import CorpusRecipe, MixtureRecipe, NgramsRecipe, PlanRecipe, TokensRecipe
+from .data.recipe import CorpusRecipe, MixtureRecipe, NgramsRecipe, PlanRecipe, TokenFilesRecipe, TokensRecipe
 from .eval.recipe import EvaluationRecipe, GateRecipe, PromotionRecipe
 from .merging.recipe import MergeRecipe
-from .training.recipe import InitRecipe, TokenizerRecipe, TrainRecipe
+from .training.recipe import InitRecipe, OutsideRecipe, TokenizerRecipe, TrainRecipe
+from .training.search_recipe import MixtureSearchRecipe
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ KINDS: dict[str, Kind] = {
     "corpus": Kind(recipe=CorpusRecipe, verb="build", maker="data.build:build_corpus"),
     "plan": Kind(recipe=PlanRecipe, verb="build", maker="data.planning:make_plan"),
     "tokens": Kind(recipe=TokensRecipe, verb="build", maker="data.tokens:count_tokens"),
+    "token-files": Kind(recipe=TokenFilesRecipe, verb="build", maker="data.token_files:write_token_files"),
     "mixture": Kind(recipe=MixtureRecipe, verb="build", maker="data.mixture:plan_mixture"),
     "conversations": Kind(recipe=ConversationsRecipe, verb="build", maker="data.conversations:gather_conversations"),
     "synthesis": Kind(recipe=SynthesisRecipe, verb="build", maker="data.synthesis:make_synthesis"),
@@ -54,6 +56,8 @@ KINDS: dict[str, Kind] = {
     "tokenizer": Kind(recipe=TokenizerRecipe, verb="train", maker="training.vocabulary:train_tokenizer"),
     "init": Kind(recipe=InitRecipe, verb="train", maker="training.model:init_model"),
     "train": Kind(recipe=TrainRecipe, verb="train", maker="training.train:train_model"),
+    "outside": Kind(recipe=OutsideRecipe, verb="train", maker="training.outside:import_model"),
+    "mixture-search": Kind(recipe=MixtureSearchRecipe, verb="train", maker="training.search:search_mixture"),
     "merge": Kind(recipe=MergeRecipe, verb="merge", maker="merging.merge:merge_models"),
     "evaluation": Kind(recipe=EvaluationRecipe, verb="evaluate", maker="eval.evaluate:evaluate_model"),
     "gate": Kind(recipe=GateRecipe, verb="gate", maker="eval.gate:decide"),
@@ -61,7 +65,7 @@ KINDS: dict[str, Kind] = {
 }
 """Every kind of recipe."""
 
-CHECKPOINT_KINDS = ("init", "train", "merge")
+CHECKPOINT_KINDS = ("init", "train", "outside", "merge")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

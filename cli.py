@@ -27,6 +27,7 @@ from .catalog.records import Artifact, GateDecision
 from .catalog.remote import store_at
 from .catalog.store import Options, Store
 from .catalog.tables import render
+from .training.flags import add_train_flags
 
 GATE_EXIT = {"pass": 0, "fail": 1, "hold": 2, "error": 3}
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return cast(int, options.command(options))
     except SeaLionError as error:
         print(f"sea-lion: {error}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -89,9 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for verb, (purpose, example) in EXAMPLES.items():
         made = command(commands, verb, purpose, example)
-        made.add_argument("recipe", type=Path, nargs="?" if verb == "build" else None, help="the recipe, a TOML file")
+        made.add_argument(
+            "recipe", type=Path, nargs="?" if verb in ("build", "train") else None, help="the recipe, a TOML file"
+        )
         _add_making_flags(made)
         made.set_defaults(command=_make, verb=verb, from_plan=None)
+        if verb == "train":
+            add_train_flags(made)
         if verb == "build":
             made.add_argument(
                 "--from-plan",
@@ -199,6 +204,12 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 
 def _make(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "train":
+        from .training.commands import other_command
+
+        done = other_command(arguments)
+        if done is not None:
+            return done
     if (arguments.recipe is None) == (arguments.from_plan is None):
         raise SeaLionError("name a recipe, or a plan with --from-plan")
     if arguments.from_plan is not None:

@@ -47,7 +47,8 @@ from sea_lion.catalog.records import BODIES, Artifact, ArtifactRef, Body, FileDi
 from sea_lion.data.ledger import FLOW, STAGES
 from sea_lion.data.shards import shard_name
 from sea_lion.data.tokens import COUNTS_SCHEMA
-from sea_lion.training.train import CONSUMED_SCHEMA, LOG_SCHEMA, PARTS_SCHEMA
+from sea_lion.training.meters import LOG_SCHEMA
+from sea_lion.training.train import CONSUMED_SCHEMA, PARTS_SCHEMA
 
 NEW, OLD = "corpus/web@2", "corpus/web@1"
 TOKENIZERS = {"tokenizer/sea-256k@1": 3.9, "tokenizer/llama-3@1": 3.2, "tokenizer/gemma-2@1": 3.6}

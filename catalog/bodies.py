@@ -92,6 +92,41 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFiles:
+    """Corpora as tokens, ready to train on (table `token_files`, one row a shard and variant).
+
+    Beside each `path` (datatrove's `.ds`: little-endian token ids, document after document) lie `path.index` (uint64: the end
+    of each document, in tokens) and `path.documents` (Parquet: id, crawl, bytes and tokens_plain of each document, same order).
+    """
+
+    __pydantic_config__ = STRICT
+    tokenizer: str
+    """Reference of the tokenizer, or `file:` and its digest."""
+    tokenizer_sha256: str
+    """Digest of its `tokenizer.json`."""
+    vocabulary: int
+    """Entries of the tokenizer."""
+    token_bytes: int
+    """Bytes of a token id in the files: 2 or 4."""
+    split: str
+    """`train` or `heldout`."""
+    dropout: float
+    """BPE-dropout: the probability with which a merge is skipped."""
+    rule: str
+    """The rule of the dropout, empty without."""
+    seed: int
+    """Of dropout and of the order of the documents."""
+    variants: dict[str, int]
+    """Language to the times that its text was encoded, each time with other skipped merges, for as many epochs."""
+    documents: int
+    """Documents of the corpora, each counted once."""
+    tokens: int
+    """Tokens of all files, those around each document among them."""
+    tokens_plain: int
+    """What the first variants would hold without dropout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MixturePart:
     """What a mixture takes from one language of one corpus."""
 
@@ -107,7 +142,7 @@ class MixturePart:
     weight: float
     """Share of the whole budget, 0 to 1."""
     tokens_available: int
-    """Tokens of the training split, BPE-dropout off."""
+    """Tokens of the training split; of one epoch of the token files, where the mixture was planned with these."""
     tokens_planned: int
     """Tokens to train on: a whole number of sequences."""
     sequences: int
@@ -131,6 +166,8 @@ class Mixture:
     """`sequences * sequence_length`."""
     parts: tuple[MixturePart, ...]
     """One a part, corpus and language."""
+    token_files: str = ""
+    """Reference of the token files it was planned with; empty: with token counts, which one cannot train on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +215,7 @@ class Checkpoint:
 
     __pydantic_config__ = STRICT
     stage: str
-    """`init`, `cpt`, `sft`, `simpo` or `merge`."""
+    """`init`, `cpt`, `sft`, `simpo`, `outside`, `merge`, or an objective of one's own."""
     architecture: str
     """transformers' class name."""
     parameters: int
@@ -193,6 +230,21 @@ class Checkpoint:
     """Tokens of this stage that were in the loss."""
     loss: float | None = None
     """Mean training loss over the last tenth of the steps, nats a token (SimPO: a pair)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureSearch:
+    """What short runs over mixtures say about the best one (tables `trial_weights`, `trial_losses`, `suggested_weights`)."""
+
+    __pydantic_config__ = STRICT
+    trials: int
+    """Runs that were made."""
+    weights: dict[str, float]
+    """Part to its suggested share."""
+    bits_per_byte: float
+    """Predicted for the suggestion: the mean over languages, as the recipe weighs them."""
+    stderr: float
+    """Standard error of the prediction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

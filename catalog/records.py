@@ -18,6 +18,7 @@ from .bodies import CrawlPlan as CrawlPlan
 from .bodies import GateDecision as GateDecision
 from .bodies import Mixture as Mixture
 from .bodies import MixturePart as MixturePart
+from .bodies import MixtureSearch as MixtureSearch
 from .bodies import Ngrams as Ngrams
 from .bodies import Outcome as Outcome
 from .bodies import Promotion as Promotion
@@ -26,6 +27,7 @@ from .bodies import Scorecard as Scorecard
 from .bodies import Shard as Shard
 from .bodies import Synthesis as Synthesis
 from .bodies import TokenCounts as TokenCounts
+from .bodies import TokenFiles as TokenFiles
 from .bodies import TokenizerBody as TokenizerBody
 from .bodies import Verdict as Verdict
 
@@ -105,6 +107,8 @@ Body = (
     | CrawlPlan
     | TokenizerBody
     | TokenCounts
+    | TokenFiles
+    | MixtureSearch
     | Mixture
     | Conversations
     | Synthesis
@@ -120,7 +124,9 @@ BODIES: dict[str, type[Any]] = {
     "plan": CrawlPlan,
     "tokenizer": TokenizerBody,
     "tokens": TokenCounts,
+    "token-files": TokenFiles,
     "mixture": Mixture,
+    "mixture-search": MixtureSearch,
     "conversations": Conversations,
     "synthesis": Synthesis,
     "ngrams": Ngrams,

@@ -39,9 +39,10 @@ from .records import BODIES, Artifact, ArtifactRef, Body, GateDecision, Input, P
 log = logging.getLogger(__name__)
 
 WORK = ".work"
+RESUME = ".resume"
 SLOTS = "slots"
 """Folder of the slots' manifests, beside the artifacts (see `slots`)."""
-KIND = re.compile(rb'"kind"\s*:\s*"([a-z]+)"')
+KIND = re.compile(rb'"kind"\s*:\s*"([a-z-]+)"')
 LOOKED_UP = ("ngrams", "plan")
 """Kinds of input that nothing is taken from: their licence does not pass on."""
 R = TypeVar("R", bound=Recipe)
@@ -311,6 +312,11 @@ class Store:
         """Where a recipe is made before it exists; the same for every attempt at the same recipe."""
         return self.root / WORK / fingerprint([str(planned.recipe.ref), planned.fingerprint])[:16]
 
+    def resume_folder(self, ref: ArtifactRef) -> Path:
+        """Where a verb may keep what later attempts at the same artifact go on from, its recipe edited or not; deleted when it
+        is made."""
+        return self.root / WORK / f"{fingerprint(str(ref))[:16]}{RESUME}"
+
     def _record(self, planned: Planned, made: Made, work: Path, seconds: float) -> Artifact:
         recipe = planned.recipe
         inputs = tuple(
@@ -358,6 +364,7 @@ class Store:
         os.replace(work, final)
         sync_folder(final.parent)
         shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.resume_folder(artifact.ref), ignore_errors=True)
         return artifact
 
 

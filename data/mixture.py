@@ -5,6 +5,10 @@ exact share. Within a part the languages share by their available tokens to the 
 (temperature sampling, https://arxiv.org/abs/1901.07291 section 3.1). A language that would be read more often than `max_epochs`
 stops there, and what it leaves goes to the others of the part; only a part that cannot fill its share at all is refused. The
 refused alternative, to lower the budget silently, would change what a run means.
+
+Planned from token files, weights, caps and epochs are about the tokens that are trained on, which BPE-dropout makes more of. An
+epoch reads one variant of a language's files, so its tokens are the mean of the variants', rounded down; the epochs must not be
+more than the variants, or the same skipped merges would come again. Planned from counts it is an estimate without dropout.
 """
 
 from __future__ import annotations
@@ -14,14 +18,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..catalog.errors import CorruptInput, RecipeError
-from ..catalog.records import Mixture, MixturePart, TokenCounts
+from ..catalog.records import Artifact, Mixture, MixturePart, TokenCounts, TokenFiles
 from ..catalog.store import Job, Made, verify_files
 from .recipe import MixtureRecipe, Part
 
@@ -41,23 +45,28 @@ class Available:
     source: str
     """The corpus' source."""
     tokens: int
-    """Tokens of the training split."""
+    """Tokens of the training split, of one epoch."""
+    variants: int = 0
+    """Epochs that were encoded apart; 0: each epoch is the same text, and there can be any number."""
 
 
 def plan_mixture(job: Job[MixtureRecipe]) -> Made:
-    """Plan the recipe's mixture from its token counts.
+    """Plan the recipe's mixture from its token files or token counts.
 
     Raises RecipeError naming the part when it draws on nothing, on an unknown language, on what another part takes too, or when
-    its share cannot be met within the epoch cap; the last names the largest budget that can.
+    its share cannot be met within the epoch cap; the last names the largest budget that can. Also when a language is planned
+    for more epochs than it was encoded for.
     """
-    recipe = job.recipe
-    artifact = job.inputs[recipe.tokens]
-    if not isinstance(artifact.body, TokenCounts):
-        raise RecipeError(str(recipe.ref), "tokens", f"{recipe.tokens} is a {artifact.kind}, not token counts")
-    folder = job.folder_of(recipe.tokens)
-    table = artifact.tables["token_counts"]
+    recipe, artifact = job.recipe, job.inputs[job.recipe.tokens]
+    tokenizer = _tokenizer(recipe, artifact)
+    is_encoded = isinstance(artifact.body, TokenFiles)
+    folder, table = job.folder_of(recipe.tokens), artifact.tables["token_files" if is_encoded else "token_counts"]
     verify_files(folder, artifact, iter([table]))
-    body = plan(recipe, read_available(folder / table), artifact.body.tokenizer)
+    if isinstance(artifact.body, TokenFiles):
+        available = read_encoded(folder / table, artifact.body.dropout > 0)
+    else:
+        available = read_available(folder / table)
+    body = plan(recipe, available, tokenizer, str(artifact.ref) if is_encoded else "")
     for part in body.parts:
         log.info(
             "%s %s %s %s: %d sequences, %d of %d tokens, %.2f epochs", part.part, part.language, part.source, part.corpus,
@@ -66,21 +75,51 @@ def plan_mixture(job: Job[MixtureRecipe]) -> Made:
     return Made(body=body)
 
 
+def _tokenizer(recipe: MixtureRecipe, artifact: Artifact) -> str:
+    """Reference of the tokenizer of the tokens; refuses what a mixture cannot be planned with."""
+    body = artifact.body
+    if isinstance(body, TokenFiles) and body.split != "train":
+        raise RecipeError(str(recipe.ref), "tokens", f"{recipe.tokens} holds {body.split} text, which no run may train on")
+    if not isinstance(body, (TokenFiles, TokenCounts)):
+        raise RecipeError(str(recipe.ref), "tokens", f"{recipe.tokens} is a {artifact.kind}, not token files or token counts")
+    return body.tokenizer
+
+
 def read_available(path: Path) -> list[Available]:
     """The training split of a table of token counts, summed per corpus, language and source."""
-    keys = ["corpus", "language", "source"]
+    return [
+        Available(corpus=row["corpus"], language=row["language"], source=row["source"], tokens=row["tokens"])
+        for row in _summed(path, "token counts")
+    ]
+
+
+def read_encoded(path: Path, is_varied: bool) -> list[Available]:
+    """The tokens of one epoch by a table of token files; `is_varied`: dropout made the variants differ."""
+    variants: dict[tuple[str, str, str], list[int]] = {}
+    for row in _summed(path, "token files", "variant"):
+        variants.setdefault((row["corpus"], row["language"], row["source"]), []).append(row["tokens"])
+    return [
+        Available(
+            corpus=corpus, language=language, source=source, tokens=sum(tokens) // len(tokens),
+            variants=len(tokens) if is_varied else 0,
+        )
+        for (corpus, language, source), tokens in variants.items()
+    ]  # fmt: skip
+
+
+def _summed(path: Path, content: str, *further: str) -> list[dict[str, Any]]:
+    """The tokens of a table's training split, summed per corpus, language and source."""
+    keys = ["corpus", "language", "source", *further]
     try:
         rows = pq.ParquetFile(path).read(columns=[*keys, "split", "tokens"]).filter(pc.field("split") == "train")
         summed = rows.group_by(keys).aggregate([("tokens", "sum")]).sort_by([(key, "ascending") for key in keys])
     except (pa.ArrowException, KeyError, OSError) as error:
-        raise CorruptInput(path, "", f"cannot be read as token counts: {str(error).splitlines()[0]}") from error
-    return [
-        Available(corpus=row["corpus"], language=row["language"], source=row["source"], tokens=row["tokens_sum"])
-        for row in summed.to_pylist()
-    ]
+        raise CorruptInput(path, "", f"cannot be read as {content}: {str(error).splitlines()[0]}") from error
+    found: list[dict[str, Any]] = summed.rename_columns([*keys, "tokens"]).to_pylist()
+    return found
 
 
-def plan(recipe: MixtureRecipe, available: Sequence[Available], tokenizer: str) -> Mixture:
+def plan(recipe: MixtureRecipe, available: Sequence[Available], tokenizer: str, token_files: str = "") -> Mixture:
     """The mixture of a recipe over what is available; see `plan_mixture` for what it raises."""
     sequences = recipe.token_budget // recipe.sequence_length
     drawn = _drawn(recipe, available)
@@ -94,12 +133,14 @@ def plan(recipe: MixtureRecipe, available: Sequence[Available], tokenizer: str) 
         for part, groups, share in zip(recipe.part, drawn, shares, strict=True)
         for row in _part_rows(recipe, part, groups, share)
     ]
+    _refuse_repeats(recipe, available, rows)
     return Mixture(
         tokenizer=tokenizer,
         sequence_length=recipe.sequence_length,
         sequences=sequences,
         tokens=sequences * recipe.sequence_length,
         parts=tuple(rows),
+        token_files=token_files,
     )
 
 
@@ -210,6 +251,22 @@ def _row(recipe: MixtureRecipe, part: Part, group: Available, sequences: int, we
         sequences=sequences,
         epochs=planned / group.tokens,
     )
+
+
+def _refuse_repeats(recipe: MixtureRecipe, available: Sequence[Available], rows: Sequence[MixturePart]) -> None:
+    """Raise RecipeError when languages are planned for more epochs than they were encoded for, with what they need."""
+    variants = {(group.corpus, group.language, group.source): group.variants for group in available}
+    wanted: dict[str, int] = {}
+    told = []
+    for row in rows:
+        there, needed = variants[row.corpus, row.language, row.source], -(-row.tokens_planned // row.tokens_available)
+        if there and needed > there:
+            wanted[row.language] = max(needed, wanted.get(row.language, 0))
+            told.append(f"{row.language} from {row.source} for {row.epochs:.2f} epochs of {there} variants")
+    if told:
+        needs = ", ".join(f"{language} = {count}" for language, count in wanted.items())
+        problem = f"plans {'; '.join(told)}; make {recipe.tokens} with variants_of = {{ {needs} }}, or plan for less"
+        raise RecipeError(str(recipe.ref), "token_budget", problem)
 
 
 def _too_much(

@@ -201,6 +201,39 @@ class TokensRecipe(Recipe):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFilesRecipe(Recipe):
+    """Corpora encoded into files that training reads, BPE-dropout frozen in, one variant for each planned epoch."""
+
+    kind: Literal["token-files"]
+    corpora: tuple[Reference, ...]
+    tokenizer: Reference = ""
+    """A tokenizer artifact."""
+    tokenizer_file: Files = ()
+    """Or a file of your own, any Hugging Face `tokenizer.json`."""
+    split: Literal["train", "heldout"] = "train"
+    """Which documents of the corpora."""
+    dropout: float = 0.0
+    """Probability with which a merge is skipped, by the rule of https://arxiv.org/abs/1910.13267."""
+    variants: int = 1
+    """Times that each document is encoded, each with other skipped merges: as many as epochs are planned."""
+    variants_of: dict[str, int] = field(default_factory=dict)
+    """The same for some languages: ISO 639-3 code (or `code`) to times."""
+    seed: int = 0
+    """Of dropout and of the order of the documents."""
+
+    def __post_init__(self) -> None:
+        super(TokenFilesRecipe, self).__post_init__()
+        if bool(self.tokenizer) == bool(self.tokenizer_file):
+            raise ValueError("name either tokenizer or tokenizer_file")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout:g}")
+        if min([self.variants, *self.variants_of.values()]) < 1:
+            raise ValueError("variants must be at least 1")
+        if self.split == "heldout" and self.dropout:
+            raise ValueError("held-out text is encoded without dropout")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One part of a mixture: a share of the budget, and where it comes from."""
 
@@ -230,7 +263,7 @@ class MixtureRecipe(Recipe):
 
     kind: Literal["mixture"]
     tokens: Reference
-    """The token counts to plan with."""
+    """What to plan with: token files, on which a run can train, or token counts."""
     token_budget: int
     """Tokens to train on, rounded down to whole sequences."""
     sequence_length: int

@@ -149,7 +149,7 @@ def _count(job: Job[TokensRecipe], tokenizer: TokenizerFile, parts: list[PartOfS
     run_round("count tokens", count, parts, scratch / "parts", run, shows_progress=options.show_progress, reporting=told)
 
 
-def tokenizer_file(job: Job[TokensRecipe]) -> TokenizerFile:
+def tokenizer_file(job: Job[Any]) -> TokenizerFile:
     """The file of the recipe's tokenizer, an artifact's or one of your own, digests verified."""
     recipe = job.recipe
     if files := job.files.get("tokenizer_file", []):
@@ -290,7 +290,7 @@ def _shards(job: Job[TokensRecipe]) -> Iterator[tuple[str, Artifact, Shard]]:
             yield ref, artifact, shard
 
 
-def _of_kind(job: Job[TokensRecipe], key: str, ref: str, body: type[Any]) -> Artifact:
+def _of_kind(job: Job[Any], key: str, ref: str, body: type[Any]) -> Artifact:
     artifact = job.inputs[ref]
     if not isinstance(artifact.body, body):
         raise RecipeError(str(job.recipe.ref), key, f"{ref} is a {artifact.kind}, not a {body.__name__}")

@@ -14,7 +14,18 @@ from pathlib import Path
 from sea_lion import cli
 
 DEMO = Path(__file__).parent.parent / "tests" / "golden" / "demo"
-LEFT_OUT = ("*.safetensors", "report", "*.duckdb*", ".progress", ".work", "*.lock", "tokenizer.json")
+LEFT_OUT = (
+    "*.safetensors",
+    "report",
+    "*.duckdb*",
+    ".progress",
+    ".work",
+    "*.lock",
+    "tokenizer.json",
+    "*.ds",
+    "*.ds.*",
+    "checkpoints",
+)
 
 
 def record(catalog: Path) -> None:

@@ -1,23 +1,37 @@
 """Several processes make one checkpoint: `torchrun --nproc-per-node 2 -m sea_lion.training.launch recipe.toml artifacts`.
 
-`accelerate launch` starts the same module on GPUs; on a CPU it starts one process unless it is given mpirun.
+`accelerate launch` and Slurm's `srun` (see `launch_files`) start the same module. Rank 0 makes the artifact in the store as
+ever (lock, record, rename); the others run the same training beside it and write nothing but their shards of the checkpoints.
 
-Rank 0 makes the artifact in the store as ever (lock, record, rename); the others run the same training beside it and write
-nothing but their shards of the checkpoints.
+The exit code is 0 when the checkpoint is made, 2 for what a person can mend (one line, not one a process), and 75 when the run
+was told to stop and has saved what it did: the same command goes on. torchrun itself makes 1 of them all, so launch files start
+it as `python -m sea_lion.training.launch torchrun …`, which passes the code on.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ..catalog.errors import SeaLionError
 from ..catalog.progress import reported
 from ..catalog.recipes import read_recipe
 from ..catalog.remote import store_at
 from ..catalog.store import Job, Options
+from .interruption import RESUME_ME
 from .recipe import TrainRecipe
 from .train import train_model
+
+MENDABLE = 2
+"""Exit code of a SeaLionError."""
+PRECEDENCE = 5.0
+"""Seconds that the other processes leave rank 0 to say what went wrong: mostly all of them know the same."""
 
 
 def train_in_processes(file: Path, catalog: str, options: Options) -> None:
@@ -35,10 +49,54 @@ def train_in_processes(file: Path, catalog: str, options: Options) -> None:
         train_model(Job(recipe=recipe, inputs=planned.inputs, files=planned.files, folder=folder, store=store, options=options))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+def settings_of(values: Sequence[str]) -> Mapping[str, str]:
+    """The settings of `--set NAME=VALUE`."""
+    if not all("=" in value for value in values):
+        raise SeaLionError("--set: write NAME=VALUE")
+    return {name: value for name, _, value in (each.partition("=") for each in values)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train as one of several processes, or start these with torchrun; returns the exit code."""
+    if arguments[:1] == ["torchrun"]:
+        return _torchrun(arguments[1:])
+    parser = argparse.ArgumentParser(prog="python -m sea_lion.training.launch", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("catalog", help="folder of the artifacts, or s3://bucket/prefix")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    arguments = parser.parse_args()
-    train_in_processes(arguments.recipe, arguments.catalog, Options(device=arguments.device))
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training")
+    given = parser.parse_args(arguments)
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        options = Options(device=given.device, executor_settings=settings_of(given.set))
+        train_in_processes(given.recipe, given.catalog, options)
+    except SeaLionError as error:
+        if rank:
+            time.sleep(PRECEDENCE)
+        print(f"sea-lion: {f'process {rank}: ' if rank else ''}{error}", file=sys.stderr, flush=True)
+        return getattr(error, "exit_code", MENDABLE)
+    return 0
+
+
+def _torchrun(arguments: Sequence[str]) -> int:
+    """Run torchrun: 75 when it or a process was told to stop, 2 for what a person can mend, 1 for all else."""
+    from torch.distributed import run as elastic
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        command: Any = elastic  # torch leaves it untyped
+        command.run(command.parse_args(list(arguments)))
+    except SignalException:
+        return RESUME_ME
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        if code not in (MENDABLE, RESUME_ME):
+            print(error, file=sys.stderr)
+        return code if code in (MENDABLE, RESUME_ME) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

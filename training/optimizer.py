@@ -13,10 +13,15 @@ from torch.distributed.tensor import DTensor
 from .recipe import Optimizer
 
 
-def adamw(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """AdamW that decays matrices only; the learning rate is set before every step."""
+def adamw(model: nn.Module, settings: Optimizer, peak: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices only; the learning rate is set before every step, `peak` is the largest.
+
+    Torch scales weights by `1 - lr * weight_decay`; the decoupled form, `1 - lr / peak * weight_decay`, is the same with
+    `weight_decay / peak`.
+    """
+    decay = settings.weight_decay / (peak if settings.decay_form == "decoupled" else 1.0)
     groups = [
-        {"params": [parameter for _, parameter in decayed(model)], "weight_decay": settings.weight_decay},
+        {"params": [parameter for _, parameter in decayed(model)], "weight_decay": decay},
         {"params": [parameter for _, parameter in undecayed(model)], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(

@@ -1,7 +1,7 @@
-"""The processes that train together, and the arithmetic they share.
+"""The processes that train together: who they are, fixed arithmetic, and what they agree on.
 
-`accelerate launch` (or torchrun) starts them and Accelerate's `PartialState` joins them; with one process nothing is joined.
-Sharding is torch's own `fully_shard`: Accelerate never turns it on for CPU, so that a test there would test something else.
+Accelerate only tells who is who: its FSDP is silently plain data parallelism on a CPU, so that a test there would test
+something else. Sharding is torch's `fully_shard` (see `sharding`), the same code on both.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..catalog.errors import SeaLionError
 
 THREADS = 2
 """Of a process that trains alone on a CPU: fixed, because sums depend on how they are divided among threads."""
+PATIENCE = timedelta(minutes=30)
+"""How long the processes wait for each other on the host: rank 0 may be preparing data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +35,15 @@ class Processes:
     """Number of processes."""
     device: str
     """Torch device of this process."""
+    host: dist.ProcessGroup | None = None
+    """Group (gloo) for what the hosts agree on beside the training; None for a process alone."""
+    saving: dist.ProcessGroup | None = None
+    """Group (gloo) of the checkpoints, which are written while training goes on."""
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all, on the host."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(self.host)
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all processes, in place."""
@@ -41,15 +51,37 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    def gathered(self, value: object) -> list[object]:
+        """A small value of every process, by rank, over the hosts."""
+        if self.world == 1:
+            return [value]
+        values: list[object] = [None] * self.world
+        dist.all_gather_object(values, value, group=self.host)
+        return values
+
+
+def check_device(device: str) -> None:
+    """Raise SeaLionError when there is no such device here."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SeaLionError("--device cuda: torch finds no CUDA device here")
+
 
 def join_processes(device: str) -> Processes:
-    """Join the processes that a launcher started with this one (environment `WORLD_SIZE`), or stay alone."""
+    """Join the processes that a launcher started with this one (environment `WORLD_SIZE`), or stay alone.
+
+    Raises SeaLionError for `cuda` where there is none.
+    """
+    check_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Processes(rank=0, world=1, device=device)
     from accelerate import PartialState
 
     state = PartialState(cpu=device == "cpu")
-    return Processes(rank=state.process_index, world=state.num_processes, device=str(state.device))
+    new_group: Any = dist.new_group  # its type allows for a process that is in no group; this one is in both
+    host, saving = (new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
+    return Processes(
+        rank=state.process_index, world=state.num_processes, device=str(state.device), host=host, saving=saving
+    )  # fmt: skip
 
 
 @contextmanager
@@ -64,20 +96,3 @@ def fixed_arithmetic(processes: Processes) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-
-
-def shard(module: nn.Module, layers: nn.ModuleList, processes: Processes) -> None:
-    """Divide parameters, gradients and optimizer state of a module among the processes, layer by layer.
-
-    Embedding, last norm and head stay in the outer group, as a tied weight may be seen by one group only. Gradients come out
-    as means over the processes (a sum would need PREMUL_SUM, which gloo lacks): the loss has to be scaled by `world`.
-    """
-    if processes.world == 1:
-        return
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(torch.device(processes.device).type, (processes.world,))
-    for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(module, mesh=mesh)

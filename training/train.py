@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
+import torch
 
-from ..catalog.errors import RecipeError
+from ..catalog.errors import RecipeError, SeaLionError
+from ..catalog.fingerprint import file_digest
 from ..catalog.records import Checkpoint, Mixture
-from ..catalog.store import Job, Made, verify_files, write_rows
-from .batches import Plan
-from .checkpoint import delete
-from .conversations import conversation_plan
-from .meters import last_loss
-from .mixture import mixture_plan
-from .processes import Processes, join_processes
+from ..catalog.store import SCRATCH, Job, Made, verify_files, write_rows
+from .checkpoint import Checkpoints, Progress
+from .conversations import ConversationPlan, conversation_plan
+from .flops import flops_per_token
+from .heads import LogProbabilities
+from .heldout import Heldout, heldout_losses, heldout_text
+from .meters import LOG_SCHEMA, Meter, last_loss
+from .mixture import MixturePlan, mixture_plan
+from .model import export
+from .optimizer import adamw
+from .pace import PACE_SCHEMA
+from .part_losses import LOSS_SCHEMA
+from .processes import Processes, fixed_arithmetic, join_processes
 from .recipe import TrainRecipe
-from .trainer import RESUME, Run, run_training
+from .rendering import template_text
+from .schedule import phase_steps
+from .sharding import load_trainable
+from .sinks import JSON_LINES, TENSORBOARD
+from .system import System, system_of
+from .token_bytes import byte_lengths
+from .trainer import Run, run_digest, train
 
-LOG_SCHEMA = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("loss", pa.float64()),
-        ("lr", pa.float64()),
-        ("grad_norm", pa.float64()),
-        ("tokens", pa.int64()),
-        ("skipped", pa.bool_()),
-    ]
-)
 PARTS_SCHEMA = pa.schema(
     [
         ("part", pa.string()),
@@ -42,8 +48,30 @@ PARTS_SCHEMA = pa.schema(
 )
 CONSUMED_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("part", "corpus", "language", "source", "crawl")]
-    + [("documents", pa.int64()), ("tokens", pa.int64())]
+    + [(name, pa.int64()) for name in ("documents", "tokens", "tokens_plain")]
 )
+SETTINGS_SCHEMA = pa.schema([("key", pa.string()), ("value", pa.string())])
+T = TypeVar("T")
+
+KEPT = "checkpoints"
+"""Folder beside the trained model for the checkpoints that stay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage being trained: its job and what was opened for it."""
+
+    job: Job[TrainRecipe]
+    processes: Processes
+    system: System
+    tokenizer: Any
+    """transformers' tokenizer of the model."""
+    plan: MixturePlan | ConversationPlan
+    byte_length_V: torch.Tensor
+    """UTF-8 bytes of each token."""
+    heldout: Heldout | None
+    length: int
+    """Tokens of a sequence."""
 
 
 def train_model(job: Job[TrainRecipe]) -> Made:
@@ -51,43 +79,24 @@ def train_model(job: Job[TrainRecipe]) -> Made:
 
     The same recipe and inputs give the same bytes; over several processes the last bits depend on their number, as sums are
     taken in another order. Where a launcher started several, each calls this with the same job; rank 0 writes. Raises
-    RecipeError for inputs that do not fit together, CorruptInput for files that changed.
+    RecipeError for inputs that do not fit together, CorruptInput for files that changed, Interrupted after a signal.
     """
-    recipe = job.recipe
+    recipe, system = job.recipe, system_of(job.options.executor_settings)
     parent = job.inputs[recipe.model]
     if not isinstance(parent.body, Checkpoint):
         raise RecipeError(str(recipe.ref), "model", f"{recipe.model} is not a checkpoint")
     verify_files(job.folder_of(recipe.model), parent)
     processes = join_processes(job.options.device)
-    plan, consumed = _plan(job)
     if processes.rank == 0:
         _clear(job.folder)
     processes.barrier()
-    trained = run_training(
-        Run(
-            recipe=recipe,
-            plan=plan,
-            model_folder=job.folder_of(recipe.model),
-            folder=job.folder,
-            processes=processes,
-            show_progress=job.options.show_progress,
-        )
-    )
-    tables = _write_tables(job.folder, trained.rows, plan, consumed, processes)
-    body = Checkpoint(
-        stage=recipe.objective,
-        architecture=trained.architecture,
-        parameters=trained.parameters,
-        parents=(str(parent.ref),),
-        step=len(trained.rows),
-        tokens_seen=sum(row["tokens"] for row in trained.rows if not row["skipped"]),
-        loss=last_loss(trained.rows),
-    )
-    return Made(body=body, tables=tables)
+    stage = _opened(job, processes, system)
+    with fixed_arithmetic(processes):
+        return _trained(stage)
 
 
-def _plan(job: Job[TrainRecipe]) -> tuple[Plan, list[dict[str, Any]]]:
-    """The plan, and the rows of the table `consumed`."""
+def _opened(job: Job[TrainRecipe], processes: Processes, system: System) -> Stage:
+    """Check that the inputs fit together, and open them."""
     from transformers import AutoConfig, AutoTokenizer
 
     recipe, folder = job.recipe, job.folder_of(job.recipe.model)
@@ -95,35 +104,166 @@ def _plan(job: Job[TrainRecipe]) -> tuple[Plan, list[dict[str, Any]]]:
     if tokenizer.eos_token_id is None:
         raise RecipeError(str(recipe.ref), "model", f"the tokenizer of {recipe.model} has no end token")
     length, key = recipe.sequence_length, "sequence_length"
-    if recipe.objective == "cpt":
+    if recipe.mixture:
         body = job.inputs[recipe.mixture].body
         length, key = (body.sequence_length if isinstance(body, Mixture) else 0), "mixture"
     longest = AutoConfig.from_pretrained(folder).max_position_embeddings
     if length > longest:
         raise RecipeError(str(recipe.ref), key, f"has sequences of {length} tokens, {recipe.model} can take {longest}")
-    if recipe.objective == "cpt":
-        return mixture_plan(job, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return conversation_plan(job, tokenizer), []
+    lengths = byte_lengths(tokenizer.backend_tokenizer)
+    plan = together(
+        processes,
+        lambda: (
+            mixture_plan(job, processes.rank, processes.world)
+            if recipe.mixture
+            else conversation_plan(job, tokenizer, processes, is_static=system.compile)
+        ),
+    )
+    if recipe.start_step >= plan.steps:
+        raise RecipeError(str(recipe.ref), "start_step", f"must be below the run's {plan.steps} steps")
+    heldout = None
+    if recipe.heldout:
+        heldout = heldout_text(
+            recipe, job.inputs[recipe.heldout], job.folder_of(recipe.heldout),
+            tokenizer_sha256=file_digest(folder / "tokenizer.json"), length=length, byte_length_V=lengths,
+        )  # fmt: skip
+    return Stage(
+        job=job, processes=processes, system=system, tokenizer=tokenizer, plan=plan, byte_length_V=lengths,
+        heldout=heldout, length=length,
+    )  # fmt: skip
+
+
+def _trained(stage: Stage) -> Made:
+    """Load, train, measure and export."""
+    job, processes, recipe, plan = stage.job, stage.processes, stage.job.recipe, stage.plan
+    folder = job.folder_of(recipe.model)
+    module = load_trainable(folder, recipe.precision, stage.system, processes)
+    optimizer = adamw(module, recipe.optimizer, recipe.lr)
+    resume = job.store.resume_folder(recipe.ref)
+    start = job.inputs[recipe.model].fingerprint
+    checkpoints = Checkpoints(
+        resume / "latest", resume / KEPT, lambda step: run_digest(recipe, start, plan, step), processes
+    )  # fmt: skip
+    progress, first = checkpoints.restore(module, optimizer), recipe.start_step + 1
+    done = progress.step if progress else _branched(stage, checkpoints, module, optimizer)
+    meter = _meter(stage, module, progress)
+    heldout_rows: list[dict[str, Any]] = list(progress.state["heldout"]) if progress else []
+
+    def measure(step: int) -> None:
+        if stage.heldout is not None:
+            heldout_rows.extend(heldout_losses(module, stage.heldout, processes, step, recipe.micro_batch or 1))
+
+    run = Run(
+        recipe=recipe, plan=plan, module=module, optimizer=optimizer, processes=processes, meter=meter,
+        checkpoints=checkpoints, measure=measure, heldout_rows=heldout_rows,
+    )  # fmt: skip
+    train(run, done)
+    measure(plan.steps)
+    template = template_text(recipe.template, stage.tokenizer, str(recipe.ref)) if recipe.template else ""
+    exported = export(
+        module, folder, job.folder, dtype=recipe.export_dtype, template=template, processes=processes
+    )  # fmt: skip
+    kept = checkpoints.keep_permanent(job.folder / KEPT)
+    body = Checkpoint(
+        stage=recipe.objective,
+        architecture=exported.architecture,
+        parameters=exported.parameters,
+        parents=(str(job.inputs[recipe.model].ref),),
+        step=plan.steps,
+        tokens_seen=sum(row["tokens"] for row in meter.rows if not row["skipped"]),
+        loss=last_loss(meter.rows),
+    )
+    tables = _write_tables(stage, run, kept, first)
+    if processes.rank == 0:
+        for name in {JSON_LINES, TENSORBOARD} & {path.name for path in resume.iterdir()}:
+            (shutil.copytree if (resume / name).is_dir() else shutil.copy)(resume / name, job.folder / name)
+    return Made(body=body, tables=tables)
+
+
+def together(processes: Processes, made: Callable[[], T]) -> T:
+    """What `made` gives; an error in one process is raised in all, so that none waits for the others."""
+    result: T | None = None
+    problem: SeaLionError | None = None
+    try:
+        result = made()
+    except SeaLionError as error:
+        problem = error
+    found = next((each for each in processes.gathered(problem) if isinstance(each, SeaLionError)), None)
+    if found is not None:
+        raise found
+    return cast(T, result)
+
+
+def _branched(stage: Stage, checkpoints: Checkpoints, module: LogProbabilities, optimizer: torch.optim.AdamW) -> int:
+    """Load the checkpoint of the recipe's `start_step` that stayed beside its model; returns the step to go on from."""
+    recipe, job = stage.job.recipe, stage.job
+    if not recipe.start_step:
+        return 0
+    folder = job.folder_of(recipe.model) / KEPT
+    kept = sorted(int(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    if recipe.start_step not in kept:
+        steps = ", ".join(map(str, kept)) or "none"
+        problem = f"{recipe.model} has no checkpoint of step {recipe.start_step} (it has {steps})"
+        raise RecipeError(str(recipe.ref), "start_step", problem)
+    checkpoints.restore_from(folder / f"step-{recipe.start_step:09d}", module, optimizer)
+    return recipe.start_step
+
+
+def _meter(stage: Stage, module: LogProbabilities, progress: Progress | None) -> Meter:
+    config, plan, first = module.model.config, stage.plan, stage.job.recipe.start_step + 1
+    return Meter(
+        steps=plan.steps,
+        title=str(stage.job.recipe.ref),
+        parts=plan.parts,
+        processes=stage.processes,
+        system=stage.system,
+        folder=stage.job.store.resume_folder(stage.job.recipe.ref),
+        byte_length_V=stage.byte_length_V,
+        flops=(flops_per_token(config, stage.length, causal=False), flops_per_token(config, stage.length, causal=True)),
+        planned_P=plan.labels(first, plan.steps) if isinstance(plan, MixturePlan) else None,
+        state=progress.state if progress else None,
+        show_progress=stage.job.options.show_progress,
+    )
 
 
 def _clear(folder: Path) -> None:
-    """Delete what a killed attempt left half written, but for its checkpoints."""
+    """Delete what a killed attempt left half written."""
     for path in folder.iterdir():
-        if path.name != RESUME:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name == SCRATCH:
+            continue  # rendered conversations
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _write_tables(
-    folder: Path, rows: list[dict[str, Any]], plan: Plan, consumed: list[dict[str, Any]], processes: Processes
-) -> dict[str, str]:
-    """Write the side tables (rank 0) and delete the checkpoints, in this order; returns table to file name."""
-    written = {"training_log": (rows, LOG_SCHEMA)}
-    if plan.parts:
-        written |= {"training_parts": (list(plan.parts), PARTS_SCHEMA), "consumed": (consumed, CONSUMED_SCHEMA)}
+def _settings(stage: Stage, kept: tuple[int, ...]) -> list[dict[str, str]]:
+    """Rows of the table `training_settings`: what the recipe leaves open or can say in two ways."""
+    recipe, plan = stage.job.recipe, stage.plan
+    warmup, decay = phase_steps(plan.steps, recipe.schedule)
+    settings: dict[str, object] = {"warmup_steps": warmup, "decay_steps": decay, "precision": recipe.precision}
+    settings |= {"device": stage.processes.device, "sequence_length": stage.length}
+    if isinstance(plan, ConversationPlan):
+        settings |= {"template": recipe.template or "the model's own", **plan.settings}
+    if recipe.objective == "simpo":
+        settings |= {"beta": recipe.beta, "gamma": recipe.margin, "gamma_ratio": recipe.margin / recipe.beta}
+    if kept:
+        settings["checkpoints"] = " ".join(map(str, kept))
+    return [{"key": key, "value": str(value)} for key, value in sorted(settings.items())]
+
+
+def _write_tables(stage: Stage, run: Run, kept: tuple[int, ...], first: int) -> dict[str, str]:
+    """Write the side tables (rank 0); returns table to file name."""
+    plan, meter = stage.plan, run.meter
+    written: dict[str, tuple[list[dict[str, Any]], pa.Schema]] = {
+        "training_log": (meter.rows, LOG_SCHEMA),
+        "training_pace": (meter.pace_rows, PACE_SCHEMA),
+        "language_losses": ([*meter.loss_rows, *run.heldout_rows], LOSS_SCHEMA),
+        "training_settings": (_settings(stage, kept), SETTINGS_SCHEMA),
+    }
+    if isinstance(plan, MixturePlan):
+        written["training_parts"] = (plan.read(first, plan.steps), PARTS_SCHEMA)
+        written["consumed"] = (plan.consumed(first, plan.steps), CONSUMED_SCHEMA)
     files = {table: f"{table}.parquet" for table in written}
-    if processes.rank == 0:
+    if stage.processes.rank == 0:
         for table, (content, schema) in written.items():
-            write_rows(folder / files[table], content, schema)
-        delete(folder / RESUME)
-    processes.barrier()
+            write_rows(stage.job.folder / files[table], content, schema)
+    stage.processes.barrier()
     return files

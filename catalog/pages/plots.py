@@ -134,6 +134,20 @@ def reach(colour: str, scale: Scale, low: float, high: float, *, y: float = HEIG
     return tag("line", class_=f"reach s{colour}", x1=scale.at(low), x2=scale.at(high), y1=y, y2=y)
 
 
+def curve(colour: str, steps: Sequence[float], values: Sequence[float], *, height: float = HEIGHT) -> Html | None:
+    """A line through values over steps, from the strip's left end to its right, on a scale of its own from foot to top."""
+    known = [(step, value) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
+    if not known:
+        return None
+    across, up = Scale(known[0][0], known[-1][0]), Scale(min(v for _, v in known), max(v for _, v in known))
+    places = [((step - across.low) / ((across.high - across.low) or 1.0), value) for step, value in known]
+    drawn = [(1000 * x, 3 + (height - 6) * (1 - (value - up.low) / ((up.high - up.low) or 1.0))) for x, value in places]
+    if len(drawn) == 1:
+        drawn.append((1000.0, drawn[0][1]))
+    line = tag("polyline", class_=f"trend s{colour}", points=" ".join(f"{x:.0f},{y:.1f}" for x, y in drawn))
+    return tag("svg", line, viewBox=f"0 0 1000 {height:g}", width="100%", height=height, preserveAspectRatio="none")
+
+
 def notch(scale: Scale, value: float) -> Html:
     """A dotted tick: what a value has to stay beyond."""
     return tag("line", class_="notch", x1=scale.at(value), x2=scale.at(value), y1=3, y2=HEIGHT - 3)

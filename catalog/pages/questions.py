@@ -172,6 +172,35 @@ FROM training_log l
 JOIN (SELECT ref, min(step) AS first_step, max(step) AS last_step FROM training_log GROUP BY ref) s ON s.ref = l.ref
 GROUP BY 1, 2 ORDER BY 1, 2""",
     ),
+    "pace": _question(
+        "How fast did each run go, and what of the devices did it use?",
+        """
+SELECT ref, CAST(sum(tokens) AS DOUBLE PRECISION) / sum(seconds) AS tokens_per_second,
+    sum(mfu * seconds) / sum(seconds) AS mfu, sum(mfu_causal * seconds) / sum(seconds) AS mfu_causal,
+    max(peak_memory) AS peak_memory, sum(data_wait) / sum(seconds) AS waiting, max(slowest_over_fastest) AS spread,
+    max(processes) AS processes
+FROM training_pace GROUP BY ref ORDER BY ref""",
+    ),
+    "language-losses": _question(
+        "How did the training loss of each language go?",
+        """
+SELECT l.ref, l.language,
+    CAST(floor((l.step - s.first_step) * 40.0 / (s.last_step - s.first_step + 1)) AS INTEGER) AS bin, max(l.step) AS step,
+    CAST(sum(l.tokens) AS BIGINT) AS tokens, sum(l.loss * l.tokens) / sum(l.tokens) AS loss,
+    sum(l.bits_per_byte * l.bytes) / nullif(sum(l.bytes), 0) AS bits_per_byte
+FROM language_losses l JOIN (
+    SELECT ref, min(step) AS first_step, max(step) AS last_step FROM language_losses WHERE split = 'train' GROUP BY ref
+) s ON s.ref = l.ref
+WHERE l.split = 'train' GROUP BY 1, 2, 3 ORDER BY 1, 2, 3""",
+    ),
+    "heldout": _question(
+        "How well does each run predict held-out text, by language and source?",
+        """
+SELECT ref, language, source, step, CAST(sum(tokens) AS BIGINT) AS tokens, sum(loss * tokens) / sum(tokens) AS loss,
+    sum(bits_per_byte * bytes) / nullif(sum(bytes), 0) AS bits_per_byte
+FROM language_losses WHERE split = 'heldout' GROUP BY ref, language, source, step
+ORDER BY ref, language, source, step""",
+    ),
     "scores": _question(
         "What does each model score in each language, at the latest evaluation?",
         """

@@ -1,4 +1,4 @@
-"""The training runs: losses, learning rates, tokens, throughput."""
+"""The training runs: losses, also by language, learning rates, tokens, throughput."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..charts import line_chart, running_mean
 from ..markup import Child, Html, inside, tag
+from .losses import language_parts
 from .parts import brief, duration, empty, grouped, left_out, ref, section, table
 from .source import Row, Source, asked
 
@@ -22,6 +23,7 @@ def training_page(source: Source) -> list[Html]:
     drawn = [row for row in runs if any(point["loss"] is not None for point in logs.get((row["ref"],), []))]
     return [
         _curves(drawn, {name: log for (name,), log in logs.items()}),
+        *language_parts(source, [row["ref"] for row in runs]),
         section(
             "runs",
             "The runs",

@@ -196,8 +196,17 @@ class Filler:
             "batch_sequences": 8,
         }
         tables: dict[str, Rows] = {"training_log": log}
+        tables["training_pace"] = [
+            {
+                "step": step, "steps": 10, "tokens": 20_480, "seconds": 4.0, "tokens_per_second": 5120.0, "mfu": 0.42,
+                "mfu_causal": None, "peak_memory": 61_000_000_000, "data_wait": 0.2, "slowest_over_fastest": 1 + step / 1000,
+                "processes": 8,
+            }
+            for step in range(10, steps + 1, 10)
+        ]  # fmt: skip
         if objective == "cpt":
             fields["mixture"] = data
+            tables["language_losses"] = self.losses(loss, steps)
             shares = {"sea": 880, "english": 400, "code": 320} if data == "mixture/tiny@1" else {"english": 1120, "code": 480}
             tables["training_parts"] = [
                 {"part": part, "language": "eng", "source": "web", "sequences": n, "tokens": n * 256, "documents": n}
@@ -210,6 +219,27 @@ class Filler:
             stage=objective, architecture="LlamaForCausalLM", parameters=1_180_000, parents=(parent,), step=steps, loss=last
         )
         return self.scored(self.put(TrainRecipe, fields, body, tables))
+
+    def losses(self, loss: tuple[float, float], steps: int) -> Rows:
+        """The losses of all languages: of the training, each ten steps, and of held-out text at the end."""
+        first, last = loss
+        rows: Rows = []
+        for i, code in enumerate(CODES):
+            for step in range(10, steps + 1, 10):
+                value = last + 0.1 * i + (first - last) * math.exp(-4 * step / steps)
+                fixed = {
+                    "part": "sea",
+                    "corpus": "corpus/tiny@1",
+                    "language": code,
+                    "source": "web",
+                    "tokens": 900,
+                    "bytes": 3600,
+                }
+                rows.append({"split": "train", "step": step} | fixed | {"loss": value, "bits_per_byte": value * 0.36})
+            rows.append(
+                rows[-1] | {"split": "heldout", "part": "", "loss": last + 0.2, "bits_per_byte": (last + 0.1 * i) / 2.5}
+            )
+        return rows
 
     def merged(self, name: str, method: str, base: str, parents: list[str]) -> str:
         """A merged checkpoint."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,10 @@ from sea_lion.catalog import progress
 from sea_lion.catalog.errors import SeaLionError, Unfinished
 from sea_lion.catalog.progress import PROGRESS, Progress, read_progress, reported
 from sea_lion.catalog.store import Options, Store
+from sea_lion.training.batches import Part, batch_of
 from sea_lion.training.meters import POINTS, Meter
+from sea_lion.training.processes import Processes
+from sea_lion.training.system import System
 
 
 def only(root: Path) -> Progress:
@@ -146,10 +150,15 @@ def test_training_reports_its_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
     steps = 4 * POINTS
     with reported(tmp_path, "checkpoint/x@1", "train"):
-        meter = Meter([], steps, "x", show_progress=False)
+        alone, parts = Processes(rank=0, world=1, device="cpu"), (Part("", "conversations/x@1", "tha", ""),)
+        meter = Meter(steps=steps, title="x", parts=parts, processes=alone, system=System(), folder=tmp_path / "log")
+        ids = np.zeros((1, 128), np.int64)
+        batch = batch_of(ids, ids, ids, ids.astype(bool))
         for step in range(1, steps + 1):
             loss = math.nan if step == 4 else 9.0 / step
-            meter.add(step, 1e-3, 128, torch.tensor([loss, 1.0, 0.0]))
+            meter.begin_step(step)
+            meter.add_batch(batch, torch.zeros((1, 128)))
+            meter.end_step(1e-3, torch.tensor([loss, 1.0, 0.0]))
         meter.close()
         found = only(tmp_path)
     assert (found.stage, found.done, found.total, found.unit, found.tokens) == ("train", steps, steps, "steps", 128 * steps)

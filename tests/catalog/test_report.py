@@ -18,6 +18,7 @@ import pytest
 from sea_lion.catalog import index
 from sea_lion.catalog.charts import line_chart, running_mean, thin, ticks
 from sea_lion.catalog.errors import MissingArtifact, SeaLionError
+from sea_lion.catalog.languages import LANGUAGES
 from sea_lion.catalog.layout import layered
 from sea_lion.catalog.lineage import read_graph
 from sea_lion.catalog.markup import VOID, Html, inside, tag
@@ -118,6 +119,16 @@ def test_the_pages_of_a_whole_lineage(pages: dict[str, str]) -> None:
     assert headings["evaluation.html"] == ["Bits per byte, by language", "Accuracy, by language"]
     assert headings["gates.html"] == ["Stages and verdicts", "Who signed for what", "The evidence"]
     assert len(headings["merges.html"]) == 3 and len(headings["mixture.html"]) == 2
+    assert headings["training.html"] == ["Losses", "Loss by language", "Held-out text", "Pace", "The runs"]
+
+
+def test_a_run_shows_its_losses_by_language_and_its_pace(pages: dict[str, str]) -> None:
+    read = checked(pages)["training.html"]
+    assert pages["training.html"].count('class="trend sk1"') == 2 * len(LANGUAGES), "a strip a language and pre-training run"
+    first, last = re.findall(r"Thai: ([\d.]+) at first, ([\d.]+) nats a token at step 200", pages["training.html"])[0]
+    assert float(first) > float(last) and f"{float(first):.2f} → {float(last):.2f}" in read.text
+    assert "Thai web: checkpoint/tiny-llama-base@1" in pages["training.html"]
+    assert "5,120" in read.text and "42.0%" in read.text and "61.00 GB" in read.text and "1.18" in read.text
 
 
 def test_every_figure_leads_to_its_query(pages: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.recipes import Recipe
-from sea_lion.catalog.records import Mixture, TokenCounts
+from sea_lion.catalog.records import Mixture, TokenCounts, TokenFiles
 from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
 from sea_lion.data.counted import COUNTS
 from sea_lion.data.mixture import (
@@ -20,10 +20,12 @@ from sea_lion.data.mixture import (
     plan,
     plan_mixture,
     read_available,
+    read_encoded,
     rounded,
     waterfilled,
 )
 from sea_lion.data.recipe import MixtureRecipe, Part
+from sea_lion.data.token_files import TABLE, TOKEN_FILES_SCHEMA
 from sea_lion.data.tokens import COUNTS_SCHEMA
 
 SEA = ("tha", "vie", "lao")
@@ -222,8 +224,9 @@ def test_through_the_store(tmp_path: Path) -> None:
     artifact = store.make(recipe_of(10_000), tmp_path, plan_mixture, Options())
     assert isinstance(artifact.body, Mixture)
     assert (artifact.body.tokenizer, artifact.body.tokens) == ("tokenizer/t@1", 10_000)
+    assert artifact.body.token_files == "", "one cannot train on counts"
     assert {row.part: row.weight for row in artifact.body.parts}.keys() == {"sea", "english", "code"}
-    with pytest.raises(RecipeError, match="mixture/three@1 is a mixture, not token counts"):
+    with pytest.raises(RecipeError, match="mixture/three@1 is a mixture, not token files or token counts"):
         store.make(
             replace(recipe_of(10_000), name="mixture/wrong", tokens="mixture/three@1"), tmp_path, plan_mixture, Options()
         )
@@ -231,3 +234,87 @@ def test_through_the_store(tmp_path: Path) -> None:
     counts.write_bytes(counts.read_bytes() + b" ")
     with pytest.raises(CorruptInput, match="is not what tokens/three@1 wrote"):
         store.make(replace(recipe_of(10_000), version="2"), tmp_path, plan_mixture, Options())
+
+
+ENCODED = {
+    "tha": (5200, 5300, 5250),
+    "vie": (4100, 4200, 4300),
+    "lao": (3000, 3003, 3001),
+    "eng": (3300,),
+    "code": (6600, 6603),
+}
+"""Tokens of each variant; with dropout they differ."""
+
+
+def encoded_rows() -> list[dict[str, Any]]:
+    """The table of token files: the first language's in two shards."""
+    rows = []
+    for language, variants in ENCODED.items():
+        source = "code" if language == "code" else "web"
+        shared: dict[str, Any] = {"corpus": "corpus/c@1", "language": language, "source": source}
+        shared |= {"split": "train", "documents": 1, "bytes": 1, "tokens_plain": 1}
+        for variant, tokens in enumerate(variants):
+            for shard, part in (("a", tokens - 500), ("b", 500)):
+                path = f"c/{language}-{shard}-v{variant}.ds"
+                rows.append({**shared, "variant": variant, "shard": f"{shard}.parquet", "path": path, "tokens": part})
+    return rows
+
+
+def make_encoded(job: Job[Recipe], dropout: float, split: str = "train") -> Made:
+    write_rows(job.folder / TABLE, encoded_rows(), TOKEN_FILES_SCHEMA)
+    body = TokenFiles(
+        tokenizer="tokenizer/t@1", tokenizer_sha256="0", vocabulary=9, token_bytes=2, split=split, dropout=dropout,
+        rule="provilkov-words", seed=0, variants={language: len(variants) for language, variants in ENCODED.items()},
+        documents=10, tokens=1, tokens_plain=1,
+    )  # fmt: skip
+    return Made(body=body, tables={"token_files": TABLE})
+
+
+def test_one_epoch_is_the_mean_of_the_variants(tmp_path: Path) -> None:
+    write_rows(tmp_path / TABLE, encoded_rows(), TOKEN_FILES_SCHEMA)
+    found = {group.language: (group.tokens, group.variants) for group in read_encoded(tmp_path / TABLE, True)}
+    assert found == {"tha": (5250, 3), "vie": (4200, 3), "lao": (3001, 3), "eng": (3300, 1), "code": (6601, 2)}
+    assert {group.variants for group in read_encoded(tmp_path / TABLE, False)} == {0}
+    (tmp_path / TABLE).write_bytes(b"PAR1")
+    with pytest.raises(CorruptInput, match=r"token_files\.parquet: cannot be read as token files"):
+        read_encoded(tmp_path / TABLE, True)
+
+
+def encoded_store(root: Path, dropout: float, split: str = "train") -> Store:
+    store = Store(root / "artifacts")
+    files = Recipe(kind="token-files", name="tokens/three", version="1")
+    store.make(files, root, lambda job: make_encoded(job, dropout, split), Options())
+    return store
+
+
+def test_from_token_files(tmp_path: Path) -> None:
+    store = encoded_store(tmp_path, 0.1)
+    body = store.make(recipe_of(13_200), tmp_path, plan_mixture, Options()).body
+    assert isinstance(body, Mixture)
+    assert (body.tokenizer, body.token_files, body.tokens) == ("tokenizer/t@1", "tokens/three@1", 13_200)
+    assert {row.language: row.tokens_available for row in body.parts} == {
+        "tha": 5250, "vie": 4200, "lao": 3001, "eng": 3300, "code": 6601,
+    }  # fmt: skip
+    english = next(row for row in body.parts if row.language == "eng")
+    assert (english.tokens_planned, english.epochs) == (3300, 1.0), "as many epochs as variants are allowed"
+
+
+def test_more_epochs_than_variants_are_refused(tmp_path: Path) -> None:
+    store = encoded_store(tmp_path, 0.1)
+    with pytest.raises(RecipeError) as raised:
+        store.make(recipe_of(13_600), tmp_path, plan_mixture, Options())
+    assert str(raised.value) == (
+        "mixture/three@1: token_budget: plans eng from web for 1.03 epochs of 1 variants; "
+        "make tokens/three@1 with variants_of = { eng = 2 }, or plan for less"
+    )
+    with pytest.raises(RecipeError, match=r"variants_of = \{ .*eng = 7, code = 3 \}"):
+        store.make(replace(recipe_of(80_000), max_epochs=9.0, version="3"), tmp_path, plan_mixture, Options())
+    plain = encoded_store(tmp_path / "plain", 0.0)
+    body = plain.make(recipe_of(13_600), tmp_path, plan_mixture, Options()).body
+    assert isinstance(body, Mixture) and max(row.epochs for row in body.parts) > 1, "without dropout there is nothing to vary"
+
+
+def test_held_out_token_files_are_refused(tmp_path: Path) -> None:
+    store = encoded_store(tmp_path, 0.0, "heldout")
+    with pytest.raises(RecipeError, match="tokens: tokens/three@1 holds heldout text, which no run may train on"):
+        store.make(recipe_of(10_000), tmp_path, plan_mixture, Options())

@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from sea_lion.catalog.fingerprint import file_digest, plain
-from sea_lion.catalog.records import Artifact, Conversations, Corpus, Mixture, MixturePart, Shard, TokenCounts
+from sea_lion.catalog.records import Artifact, Conversations, Corpus, Shard
 from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
 from sea_lion.data.chat_recipe import ConversationsRecipe
-from sea_lion.data.recipe import CorpusRecipe, MixtureRecipe, Part, TokensRecipe
+from sea_lion.data.mixture import plan_mixture
+from sea_lion.data.recipe import CorpusRecipe, MixtureRecipe, Part, TokenFilesRecipe
+from sea_lion.data.token_files import write_token_files
 from sea_lion.training import processes
 from sea_lion.training.model import init_model
 from sea_lion.training.recipe import InitRecipe, TokenizerRecipe, TrainRecipe
@@ -35,49 +37,29 @@ def words(language: str, draw: random.Random, count: int) -> str:
 
 
 def _corpus(job: Job[CorpusRecipe]) -> Made:
-    shards = []
+    shards = list[Shard]()
     for language in sorted(LETTERS):
         draw = random.Random(f"corpus {language}")
-        rows = [{"id": f"{language}-{i:02d}", "text": words(language, draw, draw.randint(20, 60))} for i in range(12)]
-        path = job.folder / f"{language}.parquet"
-        write_rows(path, rows, pa.schema([("id", pa.string()), ("text", pa.string())]))
-        shards.append(
-            Shard(
-                path=path.name,
-                language=language,
-                source="web",
-                split="train",
-                documents=len(rows),
-                characters=sum(len(row["text"]) for row in rows),
-                bytes=sum(len(row["text"].encode()) for row in rows),
-                sha256=file_digest(path),
+        for split, documents in (("train", 24), ("heldout", 3)):
+            rows = [
+                {"id": f"{language}-{split}-{i:02d}", "text": words(language, draw, draw.randint(20, 60))}
+                for i in range(documents)
+            ]
+            path = job.folder / f"{language}-{split}.parquet"
+            write_rows(path, rows, pa.schema([("id", pa.string()), ("text", pa.string())]))
+            shards.append(
+                Shard(
+                    path=path.name,
+                    language=language,
+                    source="web",
+                    split=split,
+                    documents=len(rows),
+                    characters=sum(len(row["text"]) for row in rows),
+                    bytes=sum(len(row["text"].encode()) for row in rows),
+                    sha256=file_digest(path),
+                )
             )
-        )
-    return Made(body=Corpus(shards=tuple(shards), documents_in=48, documents_out=48))
-
-
-def _tokens(job: Job[TokensRecipe]) -> Made:
-    return Made(body=TokenCounts(tokenizer="tokenizer/t@1", documents=48, tokens=1))
-
-
-def _mixture(job: Job[MixtureRecipe]) -> Made:
-    total = sum(SEQUENCES.values())
-    parts = tuple(
-        MixturePart(
-            part="english" if language == "eng" else "sea",
-            corpus="corpus/t@1",
-            language=language,
-            source="web",
-            weight=sequences / total,
-            tokens_available=1,
-            tokens_planned=sequences * LENGTH,
-            sequences=sequences,
-            epochs=1.0,
-        )
-        for language, sequences in SEQUENCES.items()
-    )
-    body = Mixture(tokenizer="tokenizer/t@1", sequence_length=LENGTH, sequences=total, tokens=total * LENGTH, parts=parts)
-    return Made(body=body)
+    return Made(body=Corpus(shards=tuple(shards), documents_in=108, documents_out=108))
 
 
 def _conversations(job: Job[ConversationsRecipe]) -> Made:
@@ -131,6 +113,14 @@ class Place:
     def talk(name: str, objective: str, **changes: Any) -> TrainRecipe:
         return talk_recipe(name, objective, **changes)
 
+    @staticmethod
+    def token_files(name: str, **changes: Any) -> TokenFilesRecipe:
+        return token_files_recipe(name, **changes)
+
+    @staticmethod
+    def mixture(name: str, **changes: Any) -> MixtureRecipe:
+        return mixture_recipe(name, **changes)
+
     def make(self, recipe: Any, maker: Any) -> Artifact:
         return self.store.make(recipe, self.base, maker, Options())
 
@@ -146,7 +136,7 @@ class Place:
 
     def file(self, recipe: TrainRecipe, path: Path) -> Path:
         """The recipe as a TOML file."""
-        flat = {key: value for key, value in plain(recipe).items() if not isinstance(value, dict)}
+        flat = {key: value for key, value in plain(recipe).items() if not isinstance(value, dict) and value is not None}
         tables = {key: value for key, value in plain(recipe).items() if isinstance(value, dict)}
         lines = [f"{key} = {json.dumps(value)}" for key, value in flat.items()]
         for name, table in tables.items():
@@ -171,24 +161,47 @@ def fill(root: Path) -> Place:
         TokenizerRecipe(kind="tokenizer", name="tokenizer/t", version="1", corpora=("corpus/t@1",), vocabulary=400),
         train_tokenizer,
     )
-    tokens = TokensRecipe(kind="tokens", name="tokens/t", version="1", corpora=("corpus/t@1",), tokenizer="tokenizer/t@1")
-    place.make(tokens, _tokens)
-    mixture = MixtureRecipe(
-        kind="mixture",
-        name="mixture/t",
-        version="1",
-        tokens="tokens/t@1",
-        token_budget=sum(SEQUENCES.values()) * LENGTH,
-        sequence_length=LENGTH,
-        part=(Part(name="all", weight=1.0, languages=tuple(SEQUENCES)),),
-    )
-    place.make(mixture, _mixture)
+    for split, dropout in (("train", 0.1), ("heldout", 0.0)):
+        place.make(token_files_recipe("t" if split == "train" else "heldout", split=split, dropout=dropout), write_token_files)
+    place.make(mixture_recipe("t"), plan_mixture)
     talk = ConversationsRecipe(kind="conversations", name="conversations/sft", version="1", form="messages", files=("c.jsonl",))
     place.make(talk, _conversations)
     place.make(replace(talk, name="conversations/pairs", form="preference"), _conversations)
     for architecture in ("llama", "gemma2"):
         place.make(init_recipe(architecture), init_model)
     return place
+
+
+def token_files_recipe(name: str, **changes: Any) -> TokenFilesRecipe:
+    """The corpus under its tokenizer, twice."""
+    recipe = TokenFilesRecipe(
+        kind="token-files",
+        name=f"token-files/{name}",
+        version="1",
+        corpora=("corpus/t@1",),
+        tokenizer="tokenizer/t@1",
+        variants=2,
+        seed=11,
+    )
+    return replace(recipe, **changes)
+
+
+def mixture_recipe(name: str, **changes: Any) -> MixtureRecipe:
+    """`SEQUENCES` of the token files."""
+    total = sum(SEQUENCES.values())
+    recipe = MixtureRecipe(
+        kind="mixture",
+        name=f"mixture/{name}",
+        version="1",
+        tokens="token-files/t@1",
+        token_budget=total * LENGTH,
+        sequence_length=LENGTH,
+        part=tuple(
+            Part(name="english" if language == "eng" else language, weight=count / total, languages=(language,))
+            for language, count in SEQUENCES.items()
+        ),
+    )
+    return replace(recipe, **changes)
 
 
 def init_recipe(architecture: Any) -> InitRecipe:
@@ -221,7 +234,6 @@ def cpt_recipe(name: str, **changes: Any) -> TrainRecipe:
         mixture="mixture/t@1",
         lr=3e-3,
         batch_sequences=4,
-        bpe_dropout=0.1,
         seed=11,
         checkpoint_steps=6,
     )

@@ -1,0 +1,226 @@
+"""A model that another trainer made, recorded as a checkpoint: with parents, a licence and all that evaluation and gate ask.
+
+The files are checked as a stranger's: no pickle is opened and no code of theirs is run, each tensor must have the name and
+shape that the configuration asks for, and finite values. They are copied. Links were refused: a trainer that goes on writing
+into its folder would change the record's files behind its back. The tokenizer loses its BPE-dropout on the way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..catalog.errors import CorruptInput, RecipeError
+from ..catalog.records import Checkpoint
+from ..catalog.store import Job, Made
+from .recipe import OutsideRecipe as OutsideRecipe
+from .vocabulary import TOKENIZER_FILES, copy_tokenizer
+
+log = logging.getLogger(__name__)
+
+CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
+BESIDE = (CONFIG, INDEX, "generation_config.json", *TOKENIZER_FILES)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+FLOATS = ("F32", "BF16", "F16")
+
+
+def model_files(folder: Path) -> tuple[str, ...]:
+    """Names of the files of a folder that make a model; raises CorruptInput where there is none that can be taken.
+
+    What a trainer leaves beside them, such as its optimizer's state, is passed over.
+    """
+    if not folder.is_dir():
+        raise CorruptInput(folder, "", "no such folder")
+    if (folder / "adapter_config.json").is_file():
+        raise CorruptInput(folder, "", "is an adapter (adapter_config.json), not a model: merge it into its base first")
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if not weights and pickles:
+        raise CorruptInput(folder, pickles[0], "a pickle can run code when it is read: save the weights as safetensors")
+    if not weights:
+        raise CorruptInput(folder, "", "holds no weights as safetensors")
+    return (*(name for name in BESIDE if (folder / name).is_file()), *weights)
+
+
+def import_model(job: Job[OutsideRecipe]) -> Made:
+    """Check the recipe's files and copy them; a second import of the same files finds it made.
+
+    Raises RecipeError for a parent that is no checkpoint, CorruptInput for files that are not a whole model.
+    """
+    recipe, files = job.recipe, job.files["model_files"]
+    for ref in recipe.parents:
+        if not isinstance(job.inputs[ref].body, Checkpoint):
+            raise RecipeError(str(recipe.ref), "parents", f"{ref} is a {job.inputs[ref].kind}, not a checkpoint")
+    folder = _one_folder(files)
+    config = _config(folder)
+    model = _architecture(folder, config)
+    _check_tokenizer(folder, config)
+    weights = _weights(files)
+    _check_tensors(weights, model, is_tied=bool(config.tie_word_embeddings))
+    _copy(files, folder, job.folder)
+    body = Checkpoint(
+        stage=recipe.stage,
+        architecture=type(model).__name__,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        parents=tuple(dict.fromkeys(str(job.inputs[ref].ref) for ref in recipe.parents)),
+        step=recipe.steps,
+        tokens_seen=recipe.tokens,
+    )
+    return Made(body=body)
+
+
+def _one_folder(files: Sequence[Path]) -> Path:
+    folders = {path.parent for path in files}
+    if len(folders) > 1:
+        raise CorruptInput(files[-1], "", "the files of a model lie in one folder; these lie in several")
+    for path in files:
+        if path.suffix in PICKLES:
+            raise CorruptInput(path, "", "a pickle can run code when it is read: save the weights as safetensors")
+        if path.suffix != ".safetensors" and path.name not in BESIDE:
+            raise CorruptInput(path, "", f"is no file of a model; these are *.safetensors, {', '.join(BESIDE)}")
+    for name in (CONFIG, "tokenizer.json"):
+        if not any(path.name == name for path in files):
+            raise CorruptInput(folders.pop(), name, "is missing")
+    return folders.pop()
+
+
+def _config(folder: Path) -> Any:
+    """The configuration of a model that transformers' own code can run."""
+    from transformers import AutoConfig
+
+    try:
+        content = json.loads((folder / CONFIG).read_text("utf-8"))
+        if content.get("auto_map"):
+            raise CorruptInput(folder, CONFIG, "asks for code of its own (auto_map), which is not run")
+        if content.get("quantization_config"):
+            raise CorruptInput(folder, CONFIG, "is of a quantised model; import the model itself")
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CorruptInput(folder, CONFIG, f"is not a configuration of transformers: {_line(error)}") from error
+
+
+def _architecture(folder: Path, config: Any) -> Any:
+    """The model that the configuration describes, without memory."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    build: Any = AutoModelForCausalLM.from_config
+    try:
+        with init_empty_weights():
+            model = build(config, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        raise CorruptInput(folder, CONFIG, f"is not of a causal language model: {_line(error)}") from error
+    named = config.architectures or []
+    if named and type(model).__name__ not in named:
+        raise CorruptInput(folder, CONFIG, f"is of a {named[0]}, not of a causal language model ({type(model).__name__})")
+    model.tie_weights()
+    return model
+
+
+def _check_tokenizer(folder: Path, config: Any) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises Exception itself
+        raise CorruptInput(folder, "tokenizer.json", f"cannot be loaded: {_line(error)}") from error
+    if len(tokenizer) > config.vocab_size:
+        raise CorruptInput(
+            folder, "tokenizer.json", f"has {len(tokenizer):,} entries, the model only {config.vocab_size:,}: not this model's"
+        )
+    if tokenizer.eos_token_id is None:
+        raise CorruptInput(folder, "tokenizer_config.json", "names no end token (eos_token)")
+
+
+def _weights(files: Sequence[Path]) -> dict[str, Path]:
+    """Tensor to its file; the files must be those by which transformers finds the weights."""
+    shards = {path.name: path for path in files if path.suffix == ".safetensors"}
+    index = next((path for path in files if path.name == INDEX), None)
+    if index is None:
+        if set(shards) != {WEIGHTS}:
+            raise CorruptInput(files[0].parent, "", f"weights lie in {WEIGHTS}, or in several files with {INDEX}")
+        named = None
+    else:
+        try:
+            named = dict(json.loads(index.read_text("utf-8"))["weight_map"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptInput(index, "", f"is no index of weights: {_line(error)}") from error
+        if set(named.values()) != set(shards):
+            differing = min(set(named.values()) ^ set(shards))
+            raise CorruptInput(index, str(differing), "is named there and missing, or there and not named")
+    found = {key: path for path in shards.values() for key in _keys(path)}
+    if named is not None and {key: path.name for key, path in found.items()} != named:
+        raise CorruptInput(index or files[0], "", "does not say what the files hold")
+    return found
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise CorruptInput(path, "", f"is not a whole safetensors file: {_line(error)}") from error
+
+
+def _check_tensors(found: dict[str, Path], model: Any, *, is_tied: bool) -> None:
+    """Names, shapes, types and values; one tensor is in memory at a time."""
+    wanted = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    optional = {"lm_head.weight"} if is_tied else set[str]()
+    source = next(iter(found.values())).parent if found else Path(WEIGHTS)
+    for problem, names in (
+        ("is missing", wanted.keys() - found - optional),
+        ("is no tensor of this model", found.keys() - wanted),
+    ):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise CorruptInput(source, min(names), f"{problem}{more}")
+    for path in sorted(set(found.values())):
+        for name, tensor in _tensors(path):
+            if tuple(tensor.shape) != wanted[name]:
+                raise CorruptInput(path, name, f"has shape {tuple(tensor.shape)}, the configuration says {wanted[name]}")
+            bad = int((~torch.isfinite(tensor)).sum())
+            if bad:
+                raise CorruptInput(path, name, f"{bad:,} of {tensor.numel():,} elements are NaN or infinite")
+    if is_tied and "lm_head.weight" in found:
+        _check_tie(found)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            dtype = file.get_slice(name).get_dtype()
+            if dtype not in FLOATS:
+                raise CorruptInput(path, name, f"is of type {dtype}; a model's weights are {', '.join(FLOATS)}")
+            yield name, file.get_tensor(name)
+
+
+def _check_tie(found: dict[str, Path]) -> None:
+    """A head that is stored although it is tied is not read: it must be what the embedding is."""
+    both = []
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        with safe_open(found[name], framework="pt") as file:
+            both.append(file.get_tensor(name))
+    if not torch.equal(*both):
+        raise CorruptInput(found["lm_head.weight"], "lm_head.weight", "differs from the embedding it is tied to")
+
+
+def _copy(files: Sequence[Path], source: Path, target: Path) -> None:
+    """What was half copied before is copied again."""
+    copy_tokenizer(source, target)
+    for path in files:
+        if path.name not in TOKENIZER_FILES:
+            shutil.copyfile(path, target / path.name)
+    if (target / "tokenizer.json").read_bytes() != (source / "tokenizer.json").read_bytes():
+        log.info("%s: BPE-dropout of the tokenizer is switched off in the copy", source.name)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
