@@ -18,7 +18,7 @@ from ..catalog.commands import existing
 from ..catalog.errors import RecipeError, SeaLionError
 from ..catalog.progress import reported
 from ..catalog.recipes import read_recipe
-from ..catalog.records import Artifact, Checkpoint, Conversations, Mixture, TokenFiles
+from ..catalog.records import Artifact, Checkpoint, Conversations, Mixture
 from ..catalog.remote import store_at
 from ..catalog.store import Options, Store
 from ..catalog.tables import write
@@ -159,8 +159,7 @@ def amount_of(recipe: TrainRecipe, store: Store) -> Amount:
         if not isinstance(body, Mixture):
             raise RecipeError(str(recipe.ref), "mixture", f"{recipe.mixture} is not a mixture")
         steps = -(-body.sequences // recipe.batch_sequences)
-        files = store.require(body.token_files).body if body.token_files else None
-        plain = body.tokens * files.tokens_plain // files.tokens if isinstance(files, TokenFiles) and files.tokens else None
+        plain = _plain(body, store) if body.token_files else None
         return Amount(steps=steps, tokens=body.tokens, tokens_plain=plain, length=body.sequence_length)
     talk = store.require(recipe.conversations).body
     if not isinstance(talk, Conversations):
@@ -168,6 +167,18 @@ def amount_of(recipe: TrainRecipe, store: Store) -> Amount:
     steps = max(1, -(-int(talk.rows * recipe.epochs) // recipe.batch_sequences))
     remark = "" if recipe.objective == "simpo" else "at most: several conversations share a sequence"
     return Amount(steps=steps, tokens=None, tokens_plain=None, length=recipe.sequence_length, remark=remark)
+
+
+def _plain(mixture: Mixture, store: Store) -> int:
+    """A mixture's tokens without BPE-dropout, each part at the mean of its own files."""
+    artifact = store.require(mixture.token_files)
+    rows = pq.ParquetFile(store.folder(artifact.ref) / artifact.tables["token_files"]).read().to_pylist()
+    total = 0.0
+    for part in mixture.parts:
+        own = [row for row in rows if all(row[key] == getattr(part, key) for key in ("corpus", "language", "source"))]
+        tokens = sum(row["tokens"] for row in own)
+        total += part.tokens_planned * sum(row["tokens_plain"] for row in own) / tokens if tokens else 0.0
+    return round(total)
 
 
 def _train_recipe(arguments: argparse.Namespace) -> TrainRecipe:
@@ -201,7 +212,7 @@ def _amount_rows(recipe: TrainRecipe, amount: Amount) -> Iterator[Row]:
     yield "decay from step", amount.steps - decay + 1 if decay else None, recipe.schedule.form
     yield "tokens trained", amount.tokens, "" if amount.tokens is not None else "known when the conversations are rendered"
     if amount.tokens_plain is not None:
-        yield "tokens without BPE-dropout", amount.tokens_plain, "about, at the files' mean"
+        yield "tokens without BPE-dropout", amount.tokens_plain, "about: each part at the mean of its files"
 
 
 def _memory_rows(shape: Any, work: Any, system: System) -> Iterator[Row]:

@@ -163,11 +163,11 @@ def check_fits(shape: ModelShape, work: Workload, system: System, limit: float) 
     needed = memory(shape, work, system)
     if needed.total <= limit:
         return
-    part = f"{needed.largest} alone {getattr(needed, needed.largest) / GB:.1f} GB"
-    fitting = [f"{name} ({found / GB:.1f} GB)" for name, found in _remedies(shape, work, system) if found <= limit]
+    part = f"{needed.largest} alone {getattr(needed, needed.largest) / GB:.3g} GB"
+    fitting = [f"{name} ({found / GB:.3g} GB)" for name, found in _remedies(shape, work, system) if found <= limit]
     hint = f"it would fit with {', or '.join(fitting)}" if fitting else "no setting makes it fit: take a larger device"
     raise SeaLionError(
-        f"does not fit: {needed.total / GB:.1f} GB on each of {work.devices} devices of {limit / GB:.1f} GB, {part}; {hint}"
+        f"does not fit: {needed.total / GB:.3g} GB on each of {work.devices} devices of {limit / GB:.3g} GB, {part}; {hint}"
     )
 
 
