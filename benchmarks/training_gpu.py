@@ -93,6 +93,9 @@ def table(settings: Settings, rows: dict[str, dict[str, Any]], rate: float) -> N
             print(f"| {name} | {problem} | | | | | |")
             continue
         pace = settings.batch * settings.sequence / row["seconds"]
+        if "allocated" not in row:
+            print(f"| {name} | {pace:,.0f} (CPU) | | | | | |")
+            continue
         both = [flops_per_token(config, settings.sequence, causal=causal) * pace / rate for causal in (False, True)]
         peak = row.get("allocated", 0) / 1e9
         print(f"| {name} | {pace:,.0f} | {both[0]:.1%} | {both[1]:.1%} | {peak:.1f} | {peak - states_gb(config):.1f} | "
@@ -151,7 +154,8 @@ def main() -> None:
         largest = {name: largest_batch(name, grid_of(given, device)[0]) for name in names}
         print("\nlargest batch: " + ", ".join(f"{name} {rows}" for name, rows in largest.items()))
     after = matmul_rate()[0] if device == "cuda" else rate
-    print(f"\n{card}, torch {version}, bf16 product {rate / 1e12:.0f} TFLOP/s before and {after / 1e12:.0f} after")
+    if device == "cuda":
+        print(f"\n{card}, torch {version}, bf16 product {rate / 1e12:.0f} TFLOP/s before and {after / 1e12:.0f} after")
     print(json.dumps({"card": card, "torch": version, "rate": rate, "after": after, "grid": found, "largest": largest}))
 
 

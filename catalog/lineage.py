@@ -30,6 +30,8 @@ WHAT = {
     "plan": "{records:,} records of {files:,} WARC files",
     "tokenizer": "{vocabulary:,} entries",
     "tokens": "{tokens:,} tokens",
+    "token-files": "{tokens:,} tokens, dropout {dropout}",
+    "mixture-search": "{trials} runs",
     "mixture": "{tokens:,} tokens",
     "conversations": "{rows:,} {form}",
     "synthesis": "{attempts:,} attempts by {generator}",

@@ -40,11 +40,20 @@ def finished(folder: str, catalog: Path) -> float:
     return time.perf_counter() - begin
 
 
+TIMES = ("log.jsonl", "training_pace.parquet")
+"""Files that tell how fast a run was."""
+
+
 def content(catalog: Path) -> dict[str, object]:
     """What must be the same: artifacts, fingerprints, bodies, file digests and token counts."""
     store = Store(catalog)
     artifacts = {
-        str(artifact.ref): [artifact.fingerprint, plain(artifact.body), plain(artifact.files)] for artifact in store.all()
+        str(artifact.ref): [
+            artifact.fingerprint,
+            plain(artifact.body),
+            plain([file for file in artifact.files if file.path not in TIMES]),
+        ]
+        for artifact in store.all()
     }
     return {"artifacts": artifacts, "tokens": index.query(store, COUNTS)[1], "stages": store.stages()}
 

@@ -25,6 +25,7 @@ from ..catalog.recipes import read_recipe
 from ..catalog.remote import store_at
 from ..catalog.store import Job, Options
 from .interruption import RESUME_ME
+from .processes import check_device
 from .recipe import TrainRecipe
 from .train import train_model
 
@@ -36,6 +37,7 @@ PRECEDENCE = 5.0
 
 def train_in_processes(file: Path, catalog: str, options: Options) -> None:
     """Make the checkpoint of a recipe's file in a catalog, a folder or an address; every process of the launch calls it."""
+    check_device(options.device)
     recipe = read_recipe(file, {"train": TrainRecipe})
     assert isinstance(recipe, TrainRecipe)
     store = store_at(catalog)

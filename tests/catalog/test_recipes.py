@@ -50,7 +50,7 @@ def test_a_recipe_is_a_frozen_value(tmp_path: Path) -> None:
         (('kind = "train"', ""), "kind", "is required"),
         (('"checkpoint/x"', '"Checkpoint X"'), "", "not a reference"),
         (("batch_sequences = 4", "batch_sequences = 4\n[optimizer]\nepz = 1e-8"), "optimizer.epz", "did you mean 'eps'"),
-        (('mixture = "mixture/m@1"', ""), "", "takes a mixture"),
+        (('mixture = "mixture/m@1"', ""), "", "either a mixture or conversations"),
     ],
 )
 def test_a_bad_recipe_names_file_key_and_what_is_valid(tmp_path: Path, change: tuple[str, str], key: str, said: str) -> None:

@@ -107,7 +107,7 @@ def test_kills_change_nothing(finished: tuple[Path, chain.RunOutcome], tmp_path:
     KILL_DEMO["finished"](str(MICRO), killed)
     calm, content = KILL_DEMO["content"](finished[0]), KILL_DEMO["content"](killed)
     assert KILL_DEMO["differences"](calm, content) == []
-    assert len(content["artifacts"]) == len(calm["artifacts"]) == 17
+    assert len(content["artifacts"]) == len(calm["artifacts"]) == 18
 
 
 def test_a_changed_lr_needs_a_new_version(copied: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
