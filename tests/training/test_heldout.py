@@ -125,20 +125,29 @@ def test_rows_are_full(tmp_path: Path) -> None:
     assert max(held) <= LENGTH and len(held) <= -(-sum(held) // LENGTH) + 1
 
 
-def test_two_processes_measure_the_same(tmp_path: Path) -> None:
+def launched(folder: Path) -> tuple[list[int | None], list[str]]:
+    """Two workers together; exit codes and what they said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    worker = [sys.executable, str(Path(__file__).with_name("meter_worker.py")), str(tmp_path)]
+    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    worker = [sys.executable, str(Path(__file__).with_name("meter_worker.py")), str(folder)]
     running = [
         subprocess.Popen(
-            worker, env=os.environ | launched | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
+            worker, env=os.environ | together | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
         )
         for rank in ("0", "1")
     ]
     problems = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], problems
+    return [process.returncode for process in running], problems
+
+
+def test_two_processes_measure_the_same(tmp_path: Path) -> None:
+    for _ in range(3):
+        codes, problems = launched(tmp_path)
+        if codes == [0, 0] or "address already in use" not in str(problems).lower():
+            break  # another test may have taken the port that was free
+    assert codes == [0, 0], problems
     one, two = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert one["state"] == two["state"] and one["rows"] == two["rows"] and one["losses"] == two["losses"]
     check(one["heldout"])
