@@ -257,10 +257,12 @@ def talk_recipe(name: str, objective: Any, **changes: Any) -> TrainRecipe:
     return replace(recipe, **changes)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
     """Two threads wait for each other on a loaded machine; each number of threads gives its own bits."""
-    processes.THREADS = 1
+    before, processes.THREADS = processes.THREADS, 1
+    yield
+    processes.THREADS = before
 
 
 @pytest.fixture(scope="session")
