@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import __version__, chain
 from .catalog import index
-from .catalog.commands import add_catalog, add_catalog_flag, ask, command, existing
+from .catalog.commands import add_catalog, add_catalog_flag, ask, command, existing, settings_of
 from .catalog.commands_care import add_care
 from .catalog.commands_detail import add_detail
 from .catalog.errors import RecipeError, SeaLionError
@@ -190,14 +190,11 @@ def _add_catalog(commands: Any) -> None:
 def _options(arguments: argparse.Namespace) -> Options:
     if arguments.workers < 1:
         raise SeaLionError(f"--workers must be at least 1, not {arguments.workers}")
-    settings = dict(setting.partition("=")[::2] for setting in arguments.set)
-    if not all("=" in setting for setting in arguments.set):
-        raise SeaLionError("--set: write NAME=VALUE")
     return Options(
         workers=arguments.workers,
         device=arguments.device,
         executor=arguments.executor,
-        executor_settings=settings,
+        executor_settings=settings_of(arguments.set),
         mirror=arguments.mirror,
         show_progress=sys.stderr.isatty(),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def command(commands: Any, name: str, purpose: str, example: str) -> argparse.Ar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return made
+
+
+def settings_of(values: Sequence[str]) -> dict[str, str]:
+    """The settings of `--set NAME=VALUE`; raises SeaLionError for one without a value."""
+    if not all("=" in value for value in values):
+        raise SeaLionError("--set: write NAME=VALUE")
+    return {name: value for name, _, value in (each.partition("=") for each in values)}
 
 
 def add_catalog_flag(made: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -157,7 +158,7 @@ def largest_sequences(parts: Sequence[Part], capacities: Sequence[int]) -> int:
     return most
 
 
-def rounded(shares: Mapping[K, float], total: int) -> dict[K, int]:
+def rounded(shares: Mapping[K, float] | Mapping[K, Fraction], total: int) -> dict[K, int]:
     """Largest remainder: whole numbers that sum to `total`, each within one of its share (shares sum to `total`)."""
     whole = {key: math.floor(share) for key, share in shares.items()}
     missing = total - sum(whole.values())

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..catalog import index
-from ..catalog.commands import existing
+from ..catalog.commands import existing, settings_of
 from ..catalog.errors import RecipeError, SeaLionError
 from ..catalog.progress import reported
 from ..catalog.recipes import read_recipe
@@ -22,9 +22,8 @@ from ..catalog.records import Artifact, Checkpoint, Conversations, Mixture
 from ..catalog.remote import store_at
 from ..catalog.store import Options, Store
 from ..catalog.tables import write
-from .launch import settings_of
 from .launch_files import Launch, launch_file
-from .recipe import TrainRecipe
+from .recipe import OutsideRecipe, TrainRecipe
 from .schedule import phase_steps
 from .system import System, system_of
 
@@ -65,7 +64,7 @@ def other_command(arguments: argparse.Namespace) -> int | None:
 
 def import_command(arguments: argparse.Namespace) -> int:
     """Record a folder of another trainer as a checkpoint."""
-    from .outside import OutsideRecipe, import_model, model_files
+    from .outside import import_model, model_files
 
     if not arguments.name or arguments.recipe is not None:
         raise SeaLionError("--import takes --name checkpoint/NAME, and no recipe")

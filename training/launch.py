@@ -15,10 +15,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..catalog.commands import settings_of
 from ..catalog.errors import SeaLionError
 from ..catalog.progress import reported
 from ..catalog.recipes import read_recipe
@@ -49,13 +50,6 @@ def train_in_processes(file: Path, catalog: str, options: Options) -> None:
     if planned.made is None:
         folder = store.work_folder(planned)
         train_model(Job(recipe=recipe, inputs=planned.inputs, files=planned.files, folder=folder, store=store, options=options))
-
-
-def settings_of(values: Sequence[str]) -> Mapping[str, str]:
-    """The settings of `--set NAME=VALUE`."""
-    if not all("=" in value for value in values):
-        raise SeaLionError("--set: write NAME=VALUE")
-    return {name: value for name, _, value in (each.partition("=") for each in values)}
 
 
 def main(arguments: Sequence[str]) -> int:

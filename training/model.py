@@ -117,17 +117,15 @@ def export(
         expected_RT = module(batch.to(processes.device)).cpu()
     weights = _gathered(module, getattr(torch, dtype), processes.rank == 0)
     exported = Exported(architecture=type(module.model).__name__, parameters=parameters_of(module))
-    problem: SeaLionError | None = None
-    if processes.rank == 0:
-        try:
-            _publish(module, weights, source_folder, folder, dtype, template, batch, expected_RT)
-        except SeaLionError as error:
-            problem = error
-        except (OSError, SafetensorError) as error:
-            problem = Unfinished(f"{folder}: the trained model cannot be written: {error}")
-    agreed = processes.gathered(problem)[0]
-    if isinstance(agreed, SeaLionError):
-        raise agreed
+
+    def write() -> None:
+        if processes.rank == 0:
+            try:
+                _publish(module, weights, source_folder, folder, dtype, template, batch, expected_RT)
+            except (OSError, SafetensorError) as error:
+                raise Unfinished(f"{folder}: the trained model cannot be written: {error}") from error
+
+    processes.together(write)
     return exported
 
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from ..catalog.errors import CorruptInput, RecipeError
 from ..catalog.records import Checkpoint
 from ..catalog.store import Job, Made
-from .recipe import OutsideRecipe as OutsideRecipe
+from .recipe import OutsideRecipe
 from .vocabulary import TOKENIZER_FILES, copy_tokenizer
 
 log = logging.getLogger(__name__)

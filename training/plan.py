@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numpy as np
 
 from ..data.encoder import seed_of
+from ..data.mixture import rounded
 from .batches import Integers
 
 BLOCK = 1024
@@ -156,11 +158,8 @@ def divided(total: int, weights: Integers) -> Integers:
     whole = [int(weight) for weight in weights]
     if not any(whole):
         raise ValueError("no part is left to read")
-    quotas = [divmod(total * weight, sum(whole)) for weight in whole]
-    shares = np.array([share for share, _ in quotas], np.int64)
-    by_remainder = sorted(range(len(quotas)), key=lambda part: -quotas[part][1])  # stable: ties go to the first
-    shares[by_remainder[: total - int(shares.sum())]] += 1
-    return shares
+    shares = rounded({part: Fraction(total * weight, sum(whole)) for part, weight in enumerate(whole)}, total)
+    return np.array(list(shares.values()), np.int64)
 
 
 def _segment(first: int, counts_P: Integers, begins_P: Integers) -> Segment:

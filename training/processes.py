@@ -7,17 +7,19 @@ something else. Sharding is torch's `fully_shard` (see `sharding`), the same cod
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from ..catalog.errors import SeaLionError
+
+T = TypeVar("T")
 
 THREADS = 2
 """Of a process that trains alone on a CPU: fixed, because sums depend on how they are divided among threads."""
@@ -58,6 +60,18 @@ class Processes:
         values: list[object] = [None] * self.world
         dist.all_gather_object(values, value, group=self.host)
         return values
+
+    def together(self, made: Callable[[], T]) -> T:
+        """What `made` gives; a SeaLionError in one process is raised in all, so that none waits for the others."""
+        result, problem = cast(T, None), None
+        try:
+            result = made()
+        except SeaLionError as error:
+            problem = error
+        found = next((each for each in self.gathered(problem) if isinstance(each, SeaLionError)), None)
+        if found is not None:
+            raise found
+        return result
 
 
 def check_device(device: str) -> None:

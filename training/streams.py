@@ -71,12 +71,6 @@ class TokenStream:
         """Tokens of all variants: what one reads before anything comes again."""
         return int(self._begins[-1])
 
-    def window(self, number: int, length: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """The `length + 1` tokens from `number * length` on, the last for a label only, and where documents start."""
-        tokens, starts = np.empty(length + 1, np.int64), np.zeros(length + 1, np.bool_)
-        self.read(number * length, tokens, starts)
-        return tokens, starts
-
     def read(self, place: int, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.bool_]) -> None:
         """Fill `tokens` from a place on, and set `starts`, all False before, where a document begins."""
         filled = 0

@@ -14,8 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-SPACE = "\u2581"
-"""Stands for a space in vocabularies made by sentencepiece."""
+from ..data.encoder import SPACE
 
 
 def byte_lengths(tokenizer: Tokenizer) -> Tensor:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import pyarrow as pa
 import torch
 
-from ..catalog.errors import RecipeError, SeaLionError
+from ..catalog.errors import RecipeError
 from ..catalog.fingerprint import file_digest
 from ..catalog.records import Checkpoint, Mixture
 from ..catalog.store import SCRATCH, Job, Made, verify_files, write_rows
@@ -51,8 +50,6 @@ CONSUMED_SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in ("documents", "tokens", "tokens_plain")]
 )
 SETTINGS_SCHEMA = pa.schema([("key", pa.string()), ("value", pa.string())])
-T = TypeVar("T")
-
 KEPT = "checkpoints"
 """Folder beside the trained model for the checkpoints that stay."""
 
@@ -111,14 +108,11 @@ def _opened(job: Job[TrainRecipe], processes: Processes, system: System) -> Stag
     if length > longest:
         raise RecipeError(str(recipe.ref), key, f"has sequences of {length} tokens, {recipe.model} can take {longest}")
     lengths = byte_lengths(tokenizer.backend_tokenizer)
-    plan = together(
-        processes,
-        lambda: (
-            mixture_plan(job, processes.rank, processes.world)
-            if recipe.mixture
-            else conversation_plan(job, tokenizer, processes, is_static=system.compile)
-        ),
-    )
+    plan: MixturePlan | ConversationPlan
+    if recipe.mixture:
+        plan = processes.together(lambda: mixture_plan(job, processes.rank, processes.world))
+    else:
+        plan = conversation_plan(job, tokenizer, processes, is_static=system.compile)
     if recipe.start_step >= plan.steps:
         raise RecipeError(str(recipe.ref), "start_step", f"must be below the run's {plan.steps} steps")
     heldout = None
@@ -178,20 +172,6 @@ def _trained(stage: Stage) -> Made:
         for name in {JSON_LINES, TENSORBOARD} & {path.name for path in resume.iterdir()}:
             (shutil.copytree if (resume / name).is_dir() else shutil.copy)(resume / name, job.folder / name)
     return Made(body=body, tables=tables)
-
-
-def together(processes: Processes, made: Callable[[], T]) -> T:
-    """What `made` gives; an error in one process is raised in all, so that none waits for the others."""
-    result: T | None = None
-    problem: SeaLionError | None = None
-    try:
-        result = made()
-    except SeaLionError as error:
-        problem = error
-    found = next((each for each in processes.gathered(problem) if isinstance(each, SeaLionError)), None)
-    if found is not None:
-        raise found
-    return cast(T, result)
 
 
 def _branched(stage: Stage, checkpoints: Checkpoints, module: LogProbabilities, optimizer: torch.optim.AdamW) -> int:

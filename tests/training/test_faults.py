@@ -71,7 +71,7 @@ def is_logged(lines: Path) -> bool:
     return lines.exists() and lines.stat().st_size > 0
 
 
-@pytest.mark.parametrize("world", [2])
+@pytest.mark.parametrize("world", [1, 2])
 def test_a_stage_told_to_stop_says_resume_me_and_ends_with_the_same_bytes(place: Any, world: int) -> None:
     """One of two processes gets the signal; both save the same step."""
     recipe = place.cpt(f"told-{world}", batch_sequences=2, checkpoint_steps=1000)

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from sea_lion import cli
+from sea_lion.catalog.commands import settings_of
 from sea_lion.catalog.errors import SeaLionError
 from sea_lion.training.commands import other_command
-from sea_lion.training.launch import main, settings_of
+from sea_lion.training.launch import main
 from sea_lion.training.processes import check_device
 
 RECIPE = """

@@ -21,8 +21,8 @@ from sea_lion.catalog.records import Artifact, Checkpoint, TokenizerBody
 from sea_lion.catalog.store import Job, Made, Options, Store
 from sea_lion.training.commands import other_command
 from sea_lion.training.model import init_model
-from sea_lion.training.outside import OutsideRecipe, import_model, model_files
-from sea_lion.training.recipe import InitRecipe, TokenizerRecipe
+from sea_lion.training.outside import import_model, model_files
+from sea_lion.training.recipe import InitRecipe, OutsideRecipe, TokenizerRecipe
 from sea_lion.training.vocabulary import save_tokenizer, trained_bpe
 
 WEIGHTS = "model.safetensors"
