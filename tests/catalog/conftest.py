@@ -51,6 +51,21 @@ BITS = {
 """Model to its bits per byte."""
 
 
+def conversations(folder: Path, text: str = "a") -> ConversationsRecipe:
+    """A recipe over a file of `text`, which is written."""
+    (folder / "x.jsonl").write_text(text)
+    return ConversationsRecipe(
+        kind="conversations", name="conversations/x", version="1", form="messages", files=("x.jsonl",), licence="Apache-2.0"
+    )
+
+
+def make_conversations(job: Job[ConversationsRecipe]) -> Made:
+    """One file that holds what the recipe's file holds."""
+    text = job.files["files"][0].read_text()
+    (job.folder / "conversations.txt").write_text(text)
+    return Made(body=Conversations(form=job.recipe.form, rows=len(text), languages={"tha": len(text)}))
+
+
 class Filler:
     """Makes artifacts of given bodies and tables, as the areas would."""
 
@@ -365,6 +380,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Store:
     filler.data()
     filler.models()
     return filler.store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "artifacts")
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from sea_lion.catalog.fingerprint import file_digest
 from sea_lion.catalog.languages import LANGUAGES
-from sea_lion.catalog.records import Artifact, Corpus
-from sea_lion.catalog.store import Options, Store
+from sea_lion.catalog.records import Artifact, Corpus, Shard
+from sea_lion.catalog.store import Options, Store, write_rows
 from sea_lion.data.build import build_corpus
 from sea_lion.data.recipe import CorpusRecipe, Source
 
@@ -55,6 +57,17 @@ class WarcFile:
 def warc(tmp_path: Path) -> WarcFile:
     """An empty WARC file."""
     return WarcFile(tmp_path / "crawl.warc.gz")
+
+
+def write_shard(folder: Path, path: str, language: str, split: str, rows: list[dict[str, str]]) -> Shard:
+    """A corpus's shard of some documents, as it is recorded."""
+    (folder / path).parent.mkdir(exist_ok=True)
+    write_rows(folder / path, rows, pa.schema([(name, pa.string()) for name in rows[0]]))
+    texts = [row["text"] for row in rows]
+    return Shard(
+        path=path, language=language, source="web", split=split, documents=len(texts), characters=sum(map(len, texts)),
+        bytes=sum(len(text.encode()) for text in texts), sha256=file_digest(folder / path),
+    )  # fmt: skip
 
 
 def corpus_recipe(**changes: object) -> CorpusRecipe:

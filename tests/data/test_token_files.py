@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datatrove.utils.dataset import DatatroveFileDataset
@@ -17,12 +16,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.fingerprint import file_digest
 from sea_lion.catalog.recipes import Recipe
-from sea_lion.catalog.records import Artifact, Corpus, Shard, TokenFiles, TokenizerBody
-from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
+from sea_lion.catalog.records import Artifact, Corpus, TokenFiles, TokenizerBody
+from sea_lion.catalog.store import Job, Made, Options, Store
 from sea_lion.data import token_files
 from sea_lion.data.encoder import Encoder
 from sea_lion.data.recipe import TokenFilesRecipe
 from sea_lion.data.token_files import TABLE, EncodeShard, write_token_files
+
+from .conftest import write_shard
 
 TEXTS = {
     ("eng", "train", "a"): [f"The market at bridge {i} opens early, and boats arrive before the sun." for i in range(150)]
@@ -44,19 +45,9 @@ def recipe(**changes: Any) -> TokenFilesRecipe:
 
 def make_corpus(job: Job[Recipe]) -> Made:
     shards = []
-    schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("crawl", pa.string())])
     for (language, split, name), texts in sorted(TEXTS.items()):
-        path = f"{language}/{split}-{name}.parquet"
-        (job.folder / language).mkdir(exist_ok=True)
         rows = [{"id": f"{language}-{split}-{name}-{i}", "text": text, "crawl": f"c{i % 2}"} for i, text in enumerate(texts)]
-        write_rows(job.folder / path, rows, schema)
-        shards.append(
-            Shard(
-                path=path, language=language, source="web", split=split, documents=len(texts),
-                characters=sum(map(len, texts)), bytes=sum(len(text.encode()) for text in texts),
-                sha256=file_digest(job.folder / path),
-            )
-        )  # fmt: skip
+        shards.append(write_shard(job.folder, f"{language}/{split}-{name}.parquet", language, split, rows))
     return Made(body=Corpus(shards=tuple(shards), documents_in=0, documents_out=0))
 
 

@@ -15,13 +15,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.fingerprint import file_digest
 from sea_lion.catalog.recipes import Files, Recipe, Reference
-from sea_lion.catalog.records import Corpus, Shard, TokenCounts, TokenizerBody
+from sea_lion.catalog.records import Corpus, TokenCounts, TokenizerBody
 from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
 from sea_lion.data import tokens
 from sea_lion.data.counted import COUNTS, DOCUMENTS
 from sea_lion.data.recipe import TokensRecipe
 from sea_lion.data.segment import words
 from sea_lion.data.tokens import count_tokens
+
+from .conftest import write_shard
 
 TEXTS = {
     ("tha", "train"): ["ตลาดเช้าเปิดทุกวัน", "เด็ก ๆ เดินไปโรงเรียน"],
@@ -41,16 +43,8 @@ def recipe(**changes: Any) -> TokensRecipe:
 def make_corpus(job: Job[Recipe]) -> Made:
     shards = []
     for (language, split), texts in sorted(TEXTS.items()):
-        path = f"{language}-{split}.parquet"
         rows = [{"id": f"{language}-{split}-{i}", "text": text} for i, text in enumerate(texts)]
-        write_rows(job.folder / path, rows, pa.schema([("id", pa.string()), ("text", pa.string())]))
-        shards.append(
-            Shard(
-                path=path, language=language, source="web", split=split, documents=len(texts),
-                characters=sum(map(len, texts)), bytes=sum(len(text.encode()) for text in texts),
-                sha256=file_digest(job.folder / path),
-            )
-        )  # fmt: skip
+        shards.append(write_shard(job.folder, f"{language}-{split}.parquet", language, split, rows))
     return Made(body=Corpus(shards=tuple(shards), documents_in=6, documents_out=6))
 
 

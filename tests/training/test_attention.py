@@ -1,7 +1,9 @@
 """Documents laid end to end are worth what they are worth apart, and what transformers says of each alone."""
 
+import runpy
 from collections.abc import Iterator
-from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,29 +13,20 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from sea_lion.training import attention
 from sea_lion.training.attention import Layout, register, within_document
 from sea_lion.training.batches import Batch, Documents, batch_of
 from sea_lion.training.heads import LogProbabilities
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
+SMALL: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_models.py"))))
+CHANGES: dict[str, dict[str, float]] = {
+    "llama": {},
+    "gemma2": {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 30.0},
+    "qwen2": {},
+    "mistral": {},
 }
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma2": Gemma2Config(**SIZES, head_dim=8, query_pre_attn_scalar=8, sliding_window=7, attn_logit_softcapping=2.0),
-    "qwen2": Qwen2Config(**SIZES),
-    "mistral": MistralConfig(**SIZES, head_dim=8, sliding_window=5),
-}
+CONFIGS = {name: SMALL.config_of(name, initializer_range=0.2, **changes) for name, changes in CHANGES.items()}
 LENGTHS = ((20, 3, 1, 24), (48,), (40, 8))
 """Documents of three rows, some longer than every window."""
 
@@ -41,10 +34,8 @@ LENGTHS = ((20, 3, 1, 24), (48,), (40, 8))
 @pytest.fixture(params=CONFIGS, scope="module")
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[LogProbabilities, Any]]:
     """A model as it is trained, and transformers' own with the same weights."""
-    torch.manual_seed(0)
-    build: Any = AutoModelForCausalLM.from_config
-    own = build(deepcopy(CONFIGS[request.param]), attn_implementation="eager").eval()
-    model = build(deepcopy(CONFIGS[request.param]), attn_implementation=register())
+    own = SMALL.model_of(CONFIGS[request.param], attn_implementation="eager").eval()
+    model = SMALL.model_of(CONFIGS[request.param], attn_implementation=register())
     model.load_state_dict(own.state_dict())
     yield LogProbabilities(model), own
 

@@ -1,8 +1,10 @@
 """The plan of conversations: every one once a pass, whole, in windows or pairs; packed losses are those of single rows."""
 
+import runpy
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, LlamaConfig
+from transformers import AutoTokenizer
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.records import Conversations
@@ -31,14 +33,7 @@ from sea_lion.training.vocabulary import save_tokenizer, trained_bpe
 
 ALONE = Processes(rank=0, world=1, device="cpu")
 FILLER, LENGTH = 96, 40
-SIZES: dict[str, Any] = {
-    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "initializer_range": 0.1,
-}  # fmt: skip
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma2": Gemma2Config(**SIZES, query_pre_attn_scalar=8, sliding_window=7, final_logit_softcapping=3.0),
-}
+SMALL: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_models.py"))))
 
 
 def recipe_of(**changes: Any) -> TrainRecipe:
@@ -128,14 +123,11 @@ def test_passes_have_their_own_order_and_a_seed_its_own(tmp_path: Path) -> None:
     assert [batch.input_ids_RT.tolist() for batch in every_batch(plan_of(rows, seed=6))] != both[:4]
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
 def test_packed_loss_is_that_of_rows_by_themselves(name: str, tmp_path: Path) -> None:
     rows = rows_of(tmp_path, [5, 9, 13, 22, 8, 17, 31, 2, 12])
     plan = plan_of(rows, batch_sequences=9)
-    torch.manual_seed(0)
-    config = CONFIGS[name]
-    build: Any = AutoModelForCausalLM.from_config
-    module = LogProbabilities(build(config, attn_implementation=register()))
+    module = LogProbabilities(SMALL.model_of(SMALL.config_of(name), attn_implementation=register()))
     batch = plan.collate(plan.examples(1).tolist())
     module(batch).sum().backward()
     gradients = {key: value.grad.clone() for key, value in module.named_parameters() if value.grad is not None}

@@ -26,26 +26,17 @@ from sea_lion.training.estimate import (
 )
 from sea_lion.training.system import System
 
-LLAMA = LlamaConfig(
-    vocab_size=128256,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    head_dim=128,
-    tie_word_embeddings=False,
-)
-GEMMA = Gemma2Config(
-    vocab_size=256000,
-    hidden_size=3584,
-    intermediate_size=14336,
-    num_hidden_layers=42,
-    num_attention_heads=16,
-    num_key_value_heads=8,
-    head_dim=256,
-    tie_word_embeddings=True,
-)
+
+def sized(kind: Any, vocabulary: int, width: int, layers: int, heads: int, head_dim: int, tied: bool) -> Any:
+    """A configuration of 8B or 9B."""
+    return kind(
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=14336, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=8, head_dim=head_dim, tie_word_embeddings=tied,
+    )  # fmt: skip
+
+
+LLAMA = sized(LlamaConfig, vocabulary=128256, width=4096, layers=32, heads=32, head_dim=128, tied=False)
+GEMMA = sized(Gemma2Config, vocabulary=256000, width=3584, layers=42, heads=16, head_dim=256, tied=True)
 MODES = ((4096, "plain"), (4096, "lean"), (8192, "plain"), (8192, "lean"), (8192, "recomputed"))
 # GB a device: devices, states, then the modes above; None where the facts give no figure. Computed there from measured layers.
 TABLE: list[tuple[str, int, float, tuple[float | None, ...]]] = [

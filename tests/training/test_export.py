@@ -2,16 +2,17 @@
 
 import errno
 import json
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sea_lion.catalog.errors import SeaLionError, Unfinished
 from sea_lion.training import model as exports
@@ -23,22 +24,8 @@ from sea_lion.training.sharding import load_trainable
 from sea_lion.training.system import System
 
 ALONE = Processes(rank=0, world=1, device="cpu")
-FAST: Any = PreTrainedTokenizerFast
-SIZES: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.1,
-}
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma2": Gemma2Config(**SIZES, query_pre_attn_scalar=8, sliding_window=7, final_logit_softcapping=3.0),
-}
+SMALL: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_models.py"))))
+CONFIGS = {name: SMALL.config_of(name) for name in ("llama", "gemma2")}
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 
@@ -46,15 +33,12 @@ TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny models whose tokenizer was saved with BPE-dropout on."""
     folder = tmp_path_factory.mktemp("export")
-    letters = {**{chr(97 + i): i for i in range(20)}, "ab": 20}
-    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[("a", "b")], dropout=0.5))
-    build: Any = AutoModelForCausalLM.from_config
+    tokenizer = SMALL.tokenizer_of({**SMALL.LETTERS, "ab": 20}, [("a", "b")], dropout=0.5)
     for name, config in CONFIGS.items():
-        torch.manual_seed(0)
-        model = build(config)
+        model = SMALL.model_of(config)
         model.generation_config.max_new_tokens = 77
         model.save_pretrained(folder / name)
-        FAST(tokenizer_object=tokenizer).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
     return folder
 
 
@@ -165,8 +149,7 @@ def test_weights_that_are_not_finite_are_found(folder: Path, tmp_path: Path) -> 
 
 
 def test_a_tokenizer_larger_than_the_embedding_is_found(folder: Path, tmp_path: Path) -> None:
-    tokenizer = Tokenizer(models.BPE(vocab={chr(200 + i): i for i in range(98)}, merges=[]))
-    FAST(tokenizer_object=tokenizer).save_pretrained(tmp_path / "source")
+    SMALL.tokenizer_of({chr(200 + i): i for i in range(98)}).save_pretrained(tmp_path / "source")
     with pytest.raises(SeaLionError, match="98 tokens and the model's embedding 97"):
         export(trained(folder / "llama"), tmp_path / "source", tmp_path / "out", dtype="float32", template="", processes=ALONE)
 

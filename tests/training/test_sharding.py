@@ -2,12 +2,14 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from sea_lion.catalog.errors import CorruptInput, SeaLionError
 from sea_lion.training.batches import Batch, batch_of
@@ -26,35 +27,17 @@ from sea_lion.training.system import System
 
 ALONE = Processes(rank=0, world=1, device="cpu")
 WORKER = Path(__file__).with_name("sharding_worker.py")
-SIZES: dict[str, Any] = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.06,
-}
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
-    "gemma2": Gemma2Config(**SIZES, query_pre_attn_scalar=8, sliding_window=7, final_logit_softcapping=3.0),
-}
+SMALL: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("small_models.py"))))
+CONFIGS = {name: SMALL.config_of(name, initializer_range=0.06) for name in ("llama", "tied", "gemma2")}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny models with a tokenizer, one also in several files of bf16."""
     folder = tmp_path_factory.mktemp("sharding")
-    letters = {chr(97 + i): i for i in range(20)}
-    wrap: Any = PreTrainedTokenizerFast
-    build: Any = AutoModelForCausalLM.from_config
-    tokenizer = wrap(tokenizer_object=Tokenizer(models.BPE(vocab=letters, merges=[])))
+    tokenizer = SMALL.tokenizer_of(SMALL.LETTERS)
     for name, config in CONFIGS.items():
-        torch.manual_seed(0)
-        model = build(config)
+        model = SMALL.model_of(config)
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
         if name == "llama":
