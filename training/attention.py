@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -111,14 +112,16 @@ def _each(
     rows, _, length, _ = query_RHTE.shape
     if len(documents.ends) == rows:
         return _whole(query_RHTE, key_RGTE, value_RGTE, scale, window, softcap)
-    outputs: list[list[Tensor]] = [[] for _ in range(rows)]
-    start = 0
-    for end in documents.ends:
-        row, first = divmod(start, length)
-        span = (slice(row, row + 1), slice(None), slice(first, first + end - start))
-        outputs[row].append(_whole(query_RHTE[span], key_RGTE[span], value_RGTE[span], scale, window, softcap))
-        start = end
-    return torch.cat([torch.cat(row, 2) for row in outputs])
+    sizes: list[list[int]] = [[] for _ in range(rows)]
+    for start, end in pairwise((0, *documents.ends)):
+        sizes[start // length].append(end - start)
+    # Split, not sliced: the gradient of each slice would be as large as the row that it is a part of.
+    wholes = zip(query_RHTE.split(1), key_RGTE.split(1), value_RGTE.split(1), sizes, strict=True)
+    outputs = []
+    for query, key, value, own in wholes:
+        pieces = zip(query.split(own, 2), key.split(own, 2), value.split(own, 2), strict=True)
+        outputs.append(torch.cat([_whole(*piece, scale, window, softcap) for piece in pieces], 2))
+    return torch.cat(outputs)
 
 
 def _whole(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, softcap: float | None) -> Tensor:

@@ -13,11 +13,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import multiprocessing
 
 from ..catalog.commands import settings_of
 from ..catalog.errors import SeaLionError
@@ -30,6 +33,8 @@ from .processes import check_device
 from .recipe import TrainRecipe
 from .train import train_model
 
+LAUNCHER = "SEA_LION_LAUNCHER"
+"""Environment variable with the process that started the others."""
 MENDABLE = 2
 """Exit code of a SeaLionError."""
 PRECEDENCE = 5.0
@@ -63,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of training")
     given = parser.parse_args(arguments)
     rank = int(os.environ.get("RANK", "0"))
+    if LAUNCHER in os.environ and not _ends_with(int(os.environ[LAUNCHER])):
+        return RESUME_ME
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         options = Options(device=given.device, executor_settings=settings_of(given.set))
@@ -75,12 +82,24 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _ends_with(launcher: int) -> bool:
+    """Have this process told to stop when its launcher ends, however it ends; whether that is still there.
+
+    torchrun that is stopped while it starts its processes forgets some of them. They would wait for the others for half an
+    hour, and rank 0 would hold the artifact's lock.
+    """
+    if sys.platform == "linux":
+        multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # as torch does for the processes that it spawns
+    return os.getppid() == launcher
+
+
 def _torchrun(arguments: Sequence[str]) -> int:
     """Run torchrun: 75 when it or a process was told to stop, 2 for what a person can mend, 1 for all else."""
     from torch.distributed import run as elastic
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    os.environ[LAUNCHER] = str(os.getpid())
     try:
         command: Any = elastic  # torch leaves it untyped
         command.run(command.parse_args(list(arguments)))

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -98,24 +99,35 @@ def test_torchrun_hands_on_that_it_was_stopped(tmp_path: Path) -> None:
         assert done.returncode == code, done.stderr
 
 
-def test_torchrun_trains_and_goes_on(place: Any, recipe: Path, tmp_path: Path) -> None:
-    """Two processes are told to stop, and made by the same script afterwards."""
-    train = place.cpt("launched", batch_sequences=2)
-    lines = place.file(train, recipe).read_text().splitlines()
-    recipe.write_text("\n".join(line for line in lines if not line.endswith("= null")))
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_torchrun_is_stopped_and_goes_on(place: Any, recipe: Path, moment: str) -> None:
+    """Two processes are told to stop while they start, or in the middle; the same script makes the model, and none is left."""
+    train = place.cpt(f"launched-{moment}", batch_sequences=2, checkpoint_steps=1000)
+    place.file(train, recipe)
     written("torchrun", "--devices-per-node", "2", "--set", "log_steps=5")
     given = environment(SEA_LION_CATALOG=str(place.store.root))
+    lines = place.store.resume_folder(train.ref) / "log.jsonl"
+
+    def is_time() -> bool:
+        if moment == "starting":
+            return bool(list(Path("logs").rglob("stderr.log")))
+        return lines.exists() and lines.stat().st_size > 0
+
     with subprocess.Popen(["bash", "torchrun.sh"], env=given, stderr=subprocess.PIPE, text=True) as running:
         deadline = time.monotonic() + 200
-        while not list(Path("logs").rglob("stderr.log")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        while not is_time() and time.monotonic() < deadline:
+            time.sleep(0.01)
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=200)
     assert running.returncode == 75, said
     assert place.store.get(train.ref) is None
-    done = subprocess.run(["bash", "torchrun.sh"], env=given, capture_output=True, text=True, timeout=300, check=False)
+    assert bool(list(lines.parent.glob("latest/step-*"))) == (moment == "training")
+    done = subprocess.run(["bash", "torchrun.sh"], env=given, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert place.store.get(train.ref).body.step == 40
+    assert not [
+        each for each in psutil.process_iter(["cmdline"]) if str(place.store.root) in " ".join(each.info["cmdline"] or [])
+    ]
 
 
 @pytest.mark.parametrize("code", [0, 2, 75])
