@@ -116,11 +116,12 @@ def _each(
     for start, end in pairwise((0, *documents.ends)):
         sizes[start // length].append(end - start)
     # Split, not sliced: the gradient of each slice would be as large as the row that it is a part of.
-    wholes = zip(query_RHTE.split(1), key_RGTE.split(1), value_RGTE.split(1), sizes, strict=True)
     outputs = []
-    for query, key, value, own in wholes:
-        pieces = zip(query.split(own, 2), key.split(own, 2), value.split(own, 2), strict=True)
-        outputs.append(torch.cat([_whole(*piece, scale, window, softcap) for piece in pieces], 2))
+    rows_of = [torch.split(each, 1) for each in (query_RHTE, key_RGTE, value_RGTE)]
+    for query, key, value, own in zip(*rows_of, sizes, strict=True):
+        queries, keys, values = (torch.split(each, own, 2) for each in (query, key, value))
+        pieces = zip(queries, keys, values, strict=True)
+        outputs.append(torch.cat([_whole(q, k, v, scale, window, softcap) for q, k, v in pieces], 2))
     return torch.cat(outputs)
 
 

@@ -89,7 +89,8 @@ def _ends_with(launcher: int) -> bool:
     hour, and rank 0 would hold the artifact's lock.
     """
     if sys.platform == "linux":
-        multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # as torch does for the processes that it spawns
+        tie: Any = multiprocessing
+        tie._prctl_pr_set_pdeathsig(signal.SIGTERM)  # as torch does for the processes that it spawns
     return os.getppid() == launcher
 
 

@@ -111,7 +111,7 @@ def test_torchrun_is_stopped_and_goes_on(place: Any, recipe: Path, moment: str) 
     def is_time() -> bool:
         if moment == "starting":
             return bool(list(Path("logs").rglob("stderr.log")))
-        return lines.exists() and lines.stat().st_size > 0
+        return bool(lines.exists() and lines.stat().st_size)
 
     with subprocess.Popen(["bash", "torchrun.sh"], env=given, stderr=subprocess.PIPE, text=True) as running:
         deadline = time.monotonic() + 200
