@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CATALOG ?= artifacts
-BENCHES := catalog corpus dedup demo evaluate_overhead extraction fetch gate_operating_characteristics languages quality tokens
+BENCHES := catalog corpus dedup demo eval_overhead extraction fetch gate_operating_characteristics languages quality tokens
 
 .PHONY: demo test lint bench lock clean
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from importlib.resources import files as package_files
@@ -21,11 +21,15 @@ from typing import Literal, cast
 
 from .catalog import progress
 from .catalog.errors import MissingArtifact, RecipeError
-from .catalog.recipes import STAGE_PREFIX, Files, Recipe, read_recipe, references
-from .catalog.records import STRICT, Artifact, GateDecision
+from .catalog.recipes import STAGE_PREFIX, Files, Recipe, external_files, read_recipe, references
+from .catalog.records import STRICT, Artifact, ArtifactRef, GateDecision
 from .catalog.store import Maker, Options, Store
 from .data.chat_recipe import ConversationsRecipe, SynthesisRecipe
-from .data.recipe import CorpusRecipe, MixtureRecipe, NgramsRecipe, PlanRecipe, TokenFilesRecipe, TokensRecipe
+from .data.recipe import CorpusRecipe, MixtureRecipe, NgramsRecipe, OverlapRecipe, PlanRecipe, TokenFilesRecipe, TokensRecipe
+from .eval.history import History, history_of, last_promotion, require_collectors
+from .eval.mirror_recipe import MirrorRecipe
+from .eval.policy import Policy, read_policy
+from .eval.questions import QuestionsRecipe
 from .eval.recipe import EvaluationRecipe, GateRecipe, PromotionRecipe
 from .merging.recipe import MergeRecipe
 from .training.recipe import InitRecipe, OutsideRecipe, TokenizerRecipe, TrainRecipe
@@ -59,6 +63,9 @@ KINDS: dict[str, Kind] = {
     "outside": Kind(recipe=OutsideRecipe, verb="train", maker="training.outside:import_model"),
     "mixture-search": Kind(recipe=MixtureSearchRecipe, verb="train", maker="training.search:search_mixture"),
     "merge": Kind(recipe=MergeRecipe, verb="merge", maker="merging.merge:merge_models"),
+    "overlap": Kind(recipe=OverlapRecipe, verb="build", maker="data.overlap:find_overlaps"),
+    "mirror": Kind(recipe=MirrorRecipe, verb="build", maker="eval.mirror:make_mirror"),
+    "questions": Kind(recipe=QuestionsRecipe, verb="build", maker="eval.questions:write_questions"),
     "evaluation": Kind(recipe=EvaluationRecipe, verb="evaluate", maker="eval.evaluate:evaluate_model"),
     "gate": Kind(recipe=GateRecipe, verb="gate", maker="eval.gate:decide"),
     "promotion": Kind(recipe=PromotionRecipe, verb="promote", maker="eval.promote:promote"),
@@ -83,7 +90,8 @@ class Stage:
     baselines: tuple[str, ...] = ()
     """Checkpoints, or `stage:NAME`, it is compared with."""
     parent: str = ""
-    """What stays in the stage's place after a refusal under `keep-parent`; the first baseline unless said otherwise."""
+    """What stays in the stage's place after a refusal under `keep-parent`, and what its objective must gain over; the first
+    baseline unless said otherwise."""
     waiver: Files = ()
     """A signed waiver file, used when the candidate is refused."""
     licence: str = ""
@@ -99,6 +107,8 @@ class LineageRecipe(Recipe):
     """Suite that every checkpoint of the folder is scored on."""
     heldout: str
     """Corpus whose held-out documents the suite uses."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the suite that are asked; empty: all."""
     stage: tuple[Stage, ...]
 
 
@@ -113,12 +123,14 @@ class Node:
     """The artifact it makes; `stage:NAME` for a stage's decision and promotion."""
     verb: str
     needs: frozenset[str]
-    """Keys of the nodes of this chain that come first."""
+    """Keys of the nodes of this chain that come first, and without which this one is not made."""
     make: Callable[[Store, Options], Artifact]
     is_made: Callable[[Store], bool]
     """Whether nothing is left to do; False as well while its inputs are missing."""
     refusal: Callable[[Store], GateDecision | None] = lambda store: None
     """The decision under which, by its policy, nothing that needs this node may be made."""
+    after: frozenset[str] = frozenset()
+    """Keys of nodes that come first as well, but whose refusal does not end this one: stages whose loans may be due here."""
 
 
 def recipe_folder(name: str) -> Path:
@@ -169,7 +181,7 @@ def plan(folder: Path) -> list[Node]:
         if isinstance(lineage, LineageRecipe):
             for node in lineage_nodes(lineage, recipes, folder):
                 nodes[node.key] = node
-    order = TopologicalSorter({key: sorted(node.needs & nodes.keys()) for key, node in nodes.items()})
+    order = TopologicalSorter({key: sorted((node.needs | node.after) & nodes.keys()) for key, node in nodes.items()})
     try:
         return [nodes[key] for key in order.static_order()]
     except CycleError as error:
@@ -196,6 +208,9 @@ def recipe_node(recipe: Recipe, base: Path) -> Node:
 
 def lineage_nodes(lineage: LineageRecipe, recipes: Iterable[Recipe], base: Path) -> list[Node]:
     """A scorecard for every checkpoint of the folder, and a decision with its promotion for every stage."""
+    names = [stage.name for stage in lineage.stage]
+    for place, stage in enumerate(lineage.stage):
+        require_collectors(_policy(stage, base), stage.policy[0], stage.name, names[place + 1 :])
     checkpoints = [recipe for recipe in recipes if recipe.kind in CHECKPOINT_KINDS]
     scorecards = [recipe_node(scorecard_recipe(lineage, str(recipe.ref)), base) for recipe in checkpoints]
     return scorecards + [stage_node(lineage, stage, base) for stage in lineage.stage]
@@ -210,6 +225,7 @@ def scorecard_recipe(lineage: LineageRecipe, model: str) -> EvaluationRecipe:
         version=lineage.version,
         model=model,
         suite=lineage.suite,
+        tasks=lineage.tasks,
         heldout=lineage.heldout,
     )
 
@@ -221,6 +237,7 @@ def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:
         return str(scorecard_recipe(lineage, ref).ref)
 
     def gate_recipe(store: Store) -> GateRecipe:
+        history, _ = stage_history(lineage, stage, base, store)
         return GateRecipe(
             kind="gate",
             name=f"decision/{stage.name}",
@@ -230,9 +247,16 @@ def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:
             baselines=tuple(dict.fromkeys(scorecard_of(str(store.require(ref).ref)) for ref in stage.baselines)),
             policy=stage.policy,
             parent=stage.parent or (stage.baselines[0] if stage.baselines else ""),
+            debts=history.debts,
+            lenders=history.lenders,
+            last=history.last,
+            best=history.best,
         )
 
     def make_stage(store: Store, options: Options) -> Artifact:
+        _, unscored = stage_history(lineage, stage, base, store)
+        if unscored:
+            make(unscored, base, store, options)
         decision = make(gate_recipe(store), base, store, options)
         body = cast(GateDecision, decision.body)
         log.info("gate %s: %s (%s)", stage.name, body.verdict, body.reason)
@@ -260,8 +284,35 @@ def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:
         ref if ref.startswith(STAGE_PREFIX) else scorecard_of(ref) for ref in stage.baselines
     }
     needs |= {stage.parent} if stage.parent else set()
+    names = [other.name for other in lineage.stage]
+    after = frozenset(f"{STAGE_PREFIX}{name}" for name in names[: names.index(stage.name)])
     key = f"{STAGE_PREFIX}{stage.name}"
-    return Node(key=key, verb="gate", needs=frozenset(needs), make=make_stage, is_made=is_made, refusal=refusal)
+    return Node(
+        key=key, verb="gate", needs=frozenset(needs), make=make_stage, is_made=is_made, refusal=refusal, after=after
+    )  # fmt: skip
+
+
+def stage_history(lineage: LineageRecipe, stage: Stage, base: Path, store: Store) -> tuple[History, EvaluationRecipe | None]:
+    """What a stage's candidate is held to beside its baselines, and the recipe of the last model's scorecard if none is made.
+
+    A scorecard of another version serves where it is of the same model, suite and held-out documents.
+    """
+    policy, names = _policy(stage, base), [other.name for other in lineage.stage]
+    history = history_of(store, policy, names[: names.index(stage.name)], lineage.version)
+    last = last_promotion(store, stage.name, f"decision/{stage.name}@{lineage.version}")
+    if last is None or all(rule.against != "last" for rule in policy.rules):
+        return history, None
+    recipe = scorecard_recipe(lineage, last.model)
+    planned = store.plan(recipe, base)
+    known = store.get(ArtifactRef.parse(cast(GateDecision, store.require(last.decision).body).scorecard))
+    if not planned.made and known and known.fingerprint == planned.fingerprint:
+        return replace(history, last=str(known.ref)), None
+    return replace(history, last=str(recipe.ref)), None if planned.made else recipe
+
+
+def _policy(stage: Stage, base: Path) -> Policy:
+    # A stage names files as recipes do; it is a part of one.
+    return read_policy(external_files(cast(Recipe, stage), base)["policy"][0])
 
 
 def promotion_recipe(lineage: LineageRecipe, stage: Stage, decision: GateDecision) -> PromotionRecipe:

@@ -27,6 +27,8 @@ from .catalog.records import Artifact, GateDecision
 from .catalog.remote import store_at
 from .catalog.store import Options, Store
 from .catalog.tables import render
+from .eval.commands import add_eval, add_gate_tools, tell_github
+from .eval.promotion_commands import add_promote_flags
 from .training.flags import add_train_flags
 
 GATE_EXIT = {"pass": 0, "fail": 1, "hold": 2, "error": 3}
@@ -47,7 +49,7 @@ EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _quiet_libraries()
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(joined(sys.argv[1:] if arguments is None else arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for library in ("mergekit", "lm_eval", "datasets", "accelerate", "trafilatura"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -68,6 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sea-lion: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments, with `gate simulate` and `gate noise` as one word: `gate` alone takes a recipe."""
+    if arguments[:1] == ["gate"] and arguments[1:2] in (["simulate"], ["noise"]):
+        return [" ".join(arguments[:2]), *arguments[2:]]
+    return list(arguments)
 
 
 def _quiet_libraries() -> None:
@@ -91,12 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     for verb, (purpose, example) in EXAMPLES.items():
         made = command(commands, verb, purpose, example)
         made.add_argument(
-            "recipe", type=Path, nargs="?" if verb in ("build", "train") else None, help="the recipe, a TOML file"
+            "recipe", type=Path, nargs="?" if verb in ("build", "train", "promote") else None, help="the recipe, a TOML file"
         )
         _add_making_flags(made)
         made.set_defaults(command=_make, verb=verb, from_plan=None)
         if verb == "train":
             add_train_flags(made)
+        if verb == "promote":
+            add_promote_flags(made)
         if verb == "build":
             made.add_argument(
                 "--from-plan",
@@ -118,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(command=_report)
     _add_serve(commands)
     _add_waive(commands)
+    add_eval(commands)
+    add_gate_tools(commands)
     _add_catalog(commands)
     return parser
 
@@ -201,12 +214,9 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 
 def _make(arguments: argparse.Namespace) -> int:
-    if arguments.verb == "train":
-        from .training.commands import other_command
-
-        done = other_command(arguments)
-        if done is not None:
-            return done
+    done = _other_command(arguments)
+    if done is not None:
+        return done
     if (arguments.recipe is None) == (arguments.from_plan is None):
         raise SeaLionError("name a recipe, or a plan with --from-plan")
     if arguments.from_plan is not None:
@@ -225,8 +235,22 @@ def _make(arguments: argparse.Namespace) -> int:
     print(f"{artifact.ref}  {store.path(artifact.ref)}")
     if isinstance(artifact.body, GateDecision):
         print(f"{artifact.body.verdict}: {artifact.body.reason}")
+        tell_github(store.folder(artifact.ref))
         return GATE_EXIT[artifact.body.verdict]
     return 0
+
+
+def _other_command(arguments: argparse.Namespace) -> int | None:
+    """What a verb's flags ask for in place of making a recipe."""
+    if arguments.verb == "train":
+        from .training.commands import other_command
+
+        return other_command(arguments)
+    if arguments.verb == "promote":
+        from .eval.promotion_commands import other_command
+
+        return other_command(arguments)
+    return None
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -26,24 +26,12 @@ import pyarrow.parquet as pq
 from catalog_rows import CRAWLS, FILES, LANGUAGES, WARC, Counts, divided, write_documents  # type: ignore[import-not-found]
 from catalog_slots import write_slots  # type: ignore[import-not-found]  # the folder of a script is on its path
 
-from sea_lion.catalog.bodies import (
-    Checkpoint,
-    Corpus,
-    GateDecision,
-    Mixture,
-    MixturePart,
-    Outcome,
-    Promotion,
-    Score,
-    Scorecard,
-    Shard,
-    TokenCounts,
-    TokenizerBody,
-)
+from sea_lion.catalog.bodies import Checkpoint, Corpus, Mixture, MixturePart, Shard, TokenCounts, TokenizerBody
 from sea_lion.catalog.files import RECORD, record_text
 from sea_lion.catalog.fingerprint import file_digest, plain
 from sea_lion.catalog.recipes import recipe_fingerprint
 from sea_lion.catalog.records import BODIES, Artifact, ArtifactRef, Body, FileDigest, Input, Provenance
+from sea_lion.catalog.verdicts import GateDecision, Outcome, Promotion, Score, Scorecard
 from sea_lion.data.ledger import FLOW, STAGES
 from sea_lion.data.shards import shard_name
 from sea_lion.data.tokens import COUNTS_SCHEMA

@@ -12,9 +12,6 @@ from pydantic import ConfigDict
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
-Verdict = Literal["pass", "fail", "hold", "error"]
-"""A gate's answer. `hold`: not enough evidence either way; `error`: the scores cannot be compared."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
@@ -197,6 +194,67 @@ class Synthesis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorFile:
+    """One file of a mirror."""
+
+    __pydantic_config__ = STRICT
+    path: str
+    """Relative to the mirror's folder."""
+    sha256: str
+    """Of the file, as it was copied."""
+    bytes: int
+    rows: int
+    """Items in it, 0 for a file of settings."""
+    licence: str
+    """As the benchmark states it (SPDX, or `LicenseRef-not-stated`); empty where it says nothing of single files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """A benchmark's files, checked and copied (`mirror.json` in the artifact's folder says the same)."""
+
+    __pydantic_config__ = STRICT
+    benchmark: str
+    """`sea-helm` or `leaderboard`."""
+    profile: str
+    """What its numbers may be compared with: `sea_helm_2025`, `sea_helm_2026`, `leaderboard`."""
+    revision: str
+    """The benchmark's own: the commit of its release, empty where it has none."""
+    files: tuple[MirrorFile, ...]
+    """Ordered by path."""
+    missing: tuple[str, ...] = ()
+    """What the source had not: `path: reason`."""
+
+
+QUESTIONS = "questions.jsonl"
+"""File of an artifact of kind `questions`: `id` (`task/language/item`), `spoken.language` and `texts` of every item."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Questions:
+    """The texts of every item of a suite, for the index that corpora are decontaminated with (file `QUESTIONS`)."""
+
+    __pydantic_config__ = STRICT
+    suite: str
+    """The suite."""
+    items: int
+    """Items, of all tasks and languages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlaps:
+    """The items of evaluation suites that some corpora hold (table `item_overlaps`)."""
+
+    __pydantic_config__ = STRICT
+    corpora: tuple[str, ...]
+    """The corpora that were looked through."""
+    documents: int
+    """Their documents."""
+    items: int
+    """Different items that were found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ngrams:
     """The n-gram index of evaluation suites."""
 
@@ -245,132 +303,3 @@ class MixtureSearch:
     """Predicted for the suggestion: the mean over languages, as the recipe weighs them."""
     stderr: float
     """Standard error of the prediction."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """One metric of one task on one model."""
-
-    __pydantic_config__ = STRICT
-    task: str
-    """Task of the suite."""
-    language: str
-    """ISO 639-3."""
-    metric: str
-    """`acc`, `bits_per_byte`, ..."""
-    value: float
-    """The score, in the metric's own unit."""
-    stderr: float
-    """Standard error over clusters, 0 for a single cluster."""
-    items: int
-    """Scored items."""
-    higher_is_better: bool
-    """Direction of the metric."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scorecard:
-    """A suite run on a model; one row per item is in the table `items`."""
-
-    __pydantic_config__ = STRICT
-    model: str
-    """Reference of the checkpoint."""
-    suite: str
-    """Name of the suite."""
-    suite_fingerprint: str
-    """Digest of its items, prompts and settings; scores are comparable only when it is equal."""
-    harness: str
-    """Evaluation harness and version."""
-    scores: tuple[Score, ...]
-    """One a task and metric."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """One test of a gate: a candidate against one baseline at one node of the suite, or an absolute floor."""
-
-    __pydantic_config__ = STRICT
-    baseline: str
-    """Reference of the baseline checkpoint, empty for an absolute floor."""
-    level: str
-    """`suite`, `language`, `task` or `floor`."""
-    node: str
-    """`acc`, `acc/tha`, ...: metric, and language or task."""
-    metric: str
-    """The metric compared."""
-    candidate_value: float
-    """The candidate's score."""
-    baseline_value: float
-    """The baseline's score; the floor for an absolute floor."""
-    delta: float
-    """Candidate less baseline, signed so that higher is better."""
-    lower: float
-    """One-sided lower confidence bound of `delta` at the policy's level."""
-    upper: float
-    """One-sided upper confidence bound of `delta`."""
-    tolerance: float
-    """A true drop up to this is no failure."""
-    margin: float
-    """A pass needs `lower > -margin`."""
-    p_value: float
-    """Of the test that the drop is at most `tolerance`, adjusted for multiplicity (Holm)."""
-    items: int
-    """Paired items."""
-    clusters: int
-    """Independent clusters of items."""
-    verdict: Verdict
-    """This node's answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateDecision:
-    """Whether a candidate may become a stage's model, with every rule's figures."""
-
-    __pydantic_config__ = STRICT
-    stage: str
-    """The stage it is a candidate for."""
-    model: str
-    """Reference of the candidate checkpoint."""
-    scorecard: str
-    """Reference of its scorecard."""
-    baselines: tuple[str, ...]
-    """References of the checkpoints it was compared with."""
-    policy: str
-    """Name of the policy."""
-    policy_fingerprint: str
-    """Digest of the policy's rules."""
-    verdict: Verdict
-    """The answer."""
-    reason: str
-    """One sentence that names the deciding nodes."""
-    on_refusal: Literal["stop", "keep-parent"]
-    """What the policy says a chain does when the candidate is not promoted."""
-    kept: str
-    """Reference of the model that stands in for the stage after a refusal under `keep-parent`, else empty."""
-    outcomes: tuple[Outcome, ...]
-    """Every test made."""
-    waivers: tuple[str, ...] = ()
-    """Public keys whose signed waivers the policy accepts for this decision."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Promotion:
-    """A stage's alias moved to a model. The latest promotion of a stage (by `sequence`) is where its alias points."""
-
-    __pydantic_config__ = STRICT
-    stage: str
-    """The stage."""
-    model: str
-    """Reference of the checkpoint."""
-    decision: str
-    """Reference of the gate decision that carries it."""
-    verdict: Verdict
-    """Its verdict: `pass`, or another one with a waiver."""
-    sequence: int
-    """1 for the stage's first promotion, then counting up."""
-    waiver_by: str = ""
-    """Who signed the waiver, empty for a pass."""
-    waiver_reason: str = ""
-    """Why."""
-    waiver_expires: str = ""
-    """Last day on which the waiver could be used, empty for a pass."""

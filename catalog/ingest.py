@@ -46,7 +46,11 @@ BODY_TABLES: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("corpus", "shards"): ("shards", ()),
     ("mixture", "parts"): ("mixture_parts", ()),
     ("scorecard", "scores"): ("scores", ("model", "suite")),
+    ("scorecard", "aggregates"): ("aggregates", ("model", "suite", "profile")),
+    ("scorecard", "contamination"): ("contamination", ("model", "suite")),
     ("decision", "outcomes"): ("outcomes", ("stage", "model")),
+    ("decision", "loans"): ("loans", ("model",)),
+    ("promotion", "evidence"): ("evidence", ("stage",)),
 }
 """(kind, field of the body that holds records) to (table, further fields of the body that each row repeats)."""
 SUMS = {"token_counts": "token_sums", "shard_counts": "corpus_sums"}
@@ -55,7 +59,19 @@ ROW_TABLES = {
     "decision": ("decisions", ("stage", "model", "policy", "verdict", "reason", "on_refusal", "kept")),
     "promotion": (
         "promotions",
-        ("stage", "model", "decision", "verdict", "sequence", "waiver_by", "waiver_reason", "waiver_expires"),
+        (
+            "stage",
+            "model",
+            "decision",
+            "verdict",
+            "sequence",
+            "waiver_by",
+            "waiver_reason",
+            "waiver_expires",
+            "rolled_back",
+            "person",
+            "reason",
+        ),
     ),
 }
 """Kind to (table, fields of the body): one row an artifact."""
@@ -242,13 +258,18 @@ def record_rows(artifact: Artifact, state: str) -> dict[str, list[dict[str, Any]
         if kind == artifact.kind:
             shared = {"ref": ref} | {other: body[other] for other in repeated}
             rows[table] = [
-                shared | {column.name: getattr(row, column.name) for column in dataclasses.fields(row)}
+                shared | {column.name: _cell(getattr(row, column.name)) for column in dataclasses.fields(row)}
                 for row in getattr(artifact.body, name)
             ]
     if artifact.kind in ROW_TABLES:
         table, fields = ROW_TABLES[artifact.kind]
         rows[table] = [{"ref": ref} | {name: body[name] for name in fields}]
     return rows
+
+
+def _cell(value: Any) -> Any:
+    """A field of a record as a column holds it: lists are JSON."""
+    return canonical_json(value) if isinstance(value, tuple) else value
 
 
 def _time(text: str) -> datetime:

@@ -10,26 +10,35 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from .bodies import QUESTIONS as QUESTIONS
 from .bodies import STRICT as STRICT
 from .bodies import Checkpoint as Checkpoint
 from .bodies import Conversations as Conversations
 from .bodies import Corpus as Corpus
 from .bodies import CrawlPlan as CrawlPlan
-from .bodies import GateDecision as GateDecision
+from .bodies import Mirror as Mirror
+from .bodies import MirrorFile as MirrorFile
 from .bodies import Mixture as Mixture
 from .bodies import MixturePart as MixturePart
 from .bodies import MixtureSearch as MixtureSearch
 from .bodies import Ngrams as Ngrams
-from .bodies import Outcome as Outcome
-from .bodies import Promotion as Promotion
-from .bodies import Score as Score
-from .bodies import Scorecard as Scorecard
+from .bodies import Overlaps as Overlaps
+from .bodies import Questions as Questions
 from .bodies import Shard as Shard
 from .bodies import Synthesis as Synthesis
 from .bodies import TokenCounts as TokenCounts
 from .bodies import TokenFiles as TokenFiles
 from .bodies import TokenizerBody as TokenizerBody
-from .bodies import Verdict as Verdict
+from .verdicts import Aggregate as Aggregate
+from .verdicts import Contamination as Contamination
+from .verdicts import Evidence as Evidence
+from .verdicts import GateDecision as GateDecision
+from .verdicts import Loan as Loan
+from .verdicts import Outcome as Outcome
+from .verdicts import Promotion as Promotion
+from .verdicts import Score as Score
+from .verdicts import Scorecard as Scorecard
+from .verdicts import Verdict as Verdict
 
 _REF = re.compile(r"^(?P<name>[a-z][a-z0-9-]*(?:/[a-z0-9][a-z0-9._-]*)+)@(?P<version>[A-Za-z0-9][A-Za-z0-9._-]*)$")
 
@@ -113,6 +122,9 @@ Body = (
     | Conversations
     | Synthesis
     | Ngrams
+    | Mirror
+    | Questions
+    | Overlaps
     | Checkpoint
     | Scorecard
     | GateDecision
@@ -130,6 +142,9 @@ BODIES: dict[str, type[Any]] = {
     "conversations": Conversations,
     "synthesis": Synthesis,
     "ngrams": Ngrams,
+    "mirror": Mirror,
+    "questions": Questions,
+    "overlap": Overlaps,
     "checkpoint": Checkpoint,
     "scorecard": Scorecard,
     "decision": GateDecision,

@@ -1,4 +1,4 @@
-"""The tables that are as large as the data: documents, document_ids, removals and items stay in their Parquet files.
+"""The tables that are as large as the data: documents, document_ids, removals, items and answers stay in Parquet files.
 
 The index lists the files (`side_files`) and what reads it makes them tables. For our own queries they are views over
 `read_parquet`, which reads in parallel and out of core. For SQL of others they are Arrow datasets: those still answer when
@@ -42,14 +42,18 @@ COLUMNS = {
     "removals": """ref VARCHAR, stage VARCHAR, language VARCHAR, reason VARCHAR, source VARCHAR, url VARCHAR, domain VARCHAR,
         crawl VARCHAR, file VARCHAR, offset BIGINT, length BIGINT, digest VARCHAR, bytes BIGINT, detail VARCHAR""",
     "items": """ref VARCHAR, task VARCHAR, language VARCHAR, metric VARCHAR, item VARCHAR, cluster VARCHAR, value DOUBLE,
-        doc_hash VARCHAR, prompt_hash VARCHAR, target_hash VARCHAR""",
+        doc_hash VARCHAR, prompt_hash VARCHAR, target_hash VARCHAR, filter VARCHAR, stratum VARCHAR, is_null BOOLEAN""",
+    "answers": """ref VARCHAR, task VARCHAR, language VARCHAR, item VARCHAR, turn INTEGER, text VARCHAR,
+        loglikelihoods DOUBLE[],
+        extracted VARCHAR, target VARCHAR, truncated BOOLEAN, doc_hash VARCHAR, prompt_hash VARCHAR""",
 }
 """Table to its columns, so that an empty catalog has them as well; a file may lack some and hold others."""
 _ARROW = {
     "VARCHAR": pa.string(), "INTEGER": pa.int32(), "BIGINT": pa.int64(), "FLOAT": pa.float32(), "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(), "DOUBLE[]": pa.list_(pa.float64()),
     "MAP(VARCHAR, FLOAT)": pa.map_(pa.string(), pa.float32()),
 }  # fmt: skip
-_COLUMN = re.compile(r"(\w+) (MAP\(.*?\)|\w+)")
+_COLUMN = re.compile(r"(\w+) (MAP\(.*?\)|\w+(?:\[\])?)")
 _PARTITION = re.compile(r"(?:^|/)(language|source)=([^/]*)")
 _TABLE_NAME = re.compile(r'"table_name":"([^"]*)"')
 FOOTERS_READ = 2_000
@@ -271,6 +275,8 @@ def _agree(file: SideFile, found: pa.Schema, agreed: dict[str, pa.DataType]) -> 
 def _family(kind: pa.DataType) -> str:
     if pa.types.is_dictionary(kind):
         return _family(kind.value_type)
+    if pa.types.is_list(kind):  # the names of their elements differ between writers
+        return f"list of {_family(kind.value_type)}"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "text"
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):

@@ -43,7 +43,7 @@ RESUME = ".resume"
 SLOTS = "slots"
 """Folder of the slots' manifests, beside the artifacts (see `slots`)."""
 KIND = re.compile(rb'"kind"\s*:\s*"([a-z-]+)"')
-LOOKED_UP = ("ngrams", "plan")
+LOOKED_UP = ("mirror", "ngrams", "overlap", "plan", "questions")
 """Kinds of input that nothing is taken from: their licence does not pass on."""
 R = TypeVar("R", bound=Recipe)
 

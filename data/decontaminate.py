@@ -28,10 +28,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..catalog.errors import CorruptInput
+from ..catalog.errors import CorruptInput, RecipeError
 from ..catalog.languages import UNKNOWN, language_code
-from ..catalog.records import Ngrams
-from ..catalog.store import Job, Made
+from ..catalog.records import QUESTIONS, Ngrams, Questions
+from ..catalog.store import Job, Made, verify_files
 from .recipe import NgramsRecipe
 
 U64 = npt.NDArray[np.uint64]
@@ -156,22 +156,22 @@ class NgramIndex:
 
     def hits(self, text: str) -> Overlap | None:
         """The text of an item that the document holds the greatest share of, None when it holds too little of any."""
+        return max(self.held(text), key=lambda overlap: overlap.matched / overlap.ngrams, default=None)
+
+    def held(self, text: str) -> list[Overlap]:
+        """Every text of an item that the document holds enough of."""
         found = [self._known(hashes) for hashes in ngrams(text, every_kind=True)]
         places = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
         if not len(places):
-            return None
+            return []
         owners = np.concatenate([self.texts[self.offsets[place] : self.offsets[place + 1]] for place in places])
         texts, matched = np.unique(owners, return_counts=True)
         is_held = matched >= self.needed[texts]
-        if not is_held.any():
-            return None
-        texts, matched = texts[is_held], matched[is_held]
-        totals = self.table["ngrams"].to_numpy()[texts]
-        best = int(np.argmax(matched / totals))
-        row = self.table.slice(int(texts[best]), 1).to_pylist()[0]
-        return Overlap(
-            suite=row["suite"], item=row["item"], language=row["language"], matched=int(matched[best]), ngrams=row["ngrams"]
-        )
+        return [self._overlap(int(text), int(count)) for text, count in zip(texts[is_held], matched[is_held], strict=True)]
+
+    def _overlap(self, text: int, matched: int) -> Overlap:
+        row = self.table.slice(text, 1).to_pylist()[0]
+        return Overlap(suite=row["suite"], item=row["item"], language=row["language"], matched=matched, ngrams=row["ngrams"])
 
     def _known(self, hashes: U64) -> npt.NDArray[np.int64]:
         """Places of those hashes that are in the index."""
@@ -342,13 +342,24 @@ def _values(value: Any, path: Sequence[str]) -> Iterator[Any]:
         yield from _values(value[path[0]], path[1:])
 
 
+def _item_files(job: Job[NgramsRecipe], number: int) -> list[Path]:
+    suite = job.recipe.suite[number]
+    if not suite.questions:
+        return job.files[f"suite.{number}.files"]
+    artifact, folder = job.inputs[suite.questions], job.folder_of(suite.questions)
+    if not isinstance(artifact.body, Questions):
+        raise RecipeError(str(job.recipe.ref), f"suite.{number}.questions", f"{artifact.ref} is a {artifact.kind}")
+    verify_files(folder, artifact)
+    return [folder / QUESTIONS]
+
+
 def index_suites(job: Job[NgramsRecipe]) -> Made:
     """Index the recipe's suites."""
     recipe = job.recipe
     items = (
         item
         for number, suite in enumerate(recipe.suite)
-        for path in job.files[f"suite.{number}.files"]
+        for path in _item_files(job, number)
         for item in items_of(path, suite.name, suite.fields, suite.id, suite.language)
     )
     made = NgramIndex.build(items, job.folder, recipe.min_share, recipe.max_texts)

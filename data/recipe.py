@@ -288,14 +288,34 @@ class SuiteItems:
 
     name: str
     """The suite; documents are dropped as `contaminated_<name>`."""
-    files: Files
-    """JSON Lines of items."""
-    fields: tuple[str, ...]
+    files: Files = ()
+    """JSON Lines of items; or else:"""
+    questions: Reference = ""
+    """The questions of a suite, an artifact of kind `questions`: its `fields`, `id` and `language` are known."""
+    fields: tuple[str, ...] = ()
     """Key paths of their texts: `question`, `prompts.*.text` (`*`: every element or value)."""
     id: str = ""
     """Key path of an item's id; empty: file and line."""
     language: str = "und"
     """ISO 639-3, or the key path that says it (with a dot)."""
+
+    def __post_init__(self) -> None:
+        if bool(self.files) == bool(self.questions) or bool(self.files) != bool(self.fields):
+            raise ValueError("a suite has files and fields, or questions")
+        if self.questions:
+            for name, value in (("fields", ("texts.*",)), ("id", "id"), ("language", "spoken.language")):
+                object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapRecipe(Recipe):
+    """Which items of evaluation suites some corpora hold: what a scorecard says about contamination."""
+
+    kind: Literal["overlap"]
+    ngrams: Reference
+    """The index of the suites' items."""
+    corpora: tuple[Reference, ...]
+    """The corpora to look through, all their splits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

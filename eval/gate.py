@@ -10,54 +10,34 @@ twenty tasks, are refused, and so are comparisons of means that are not paired.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 from ..catalog.errors import RecipeError
-from ..catalog.fingerprint import fingerprint
-from ..catalog.records import Checkpoint, GateDecision, Outcome, Verdict
+from ..catalog.fingerprint import canonical_json, fingerprint
+from ..catalog.records import Checkpoint, GateDecision
 from ..catalog.store import Job, Made, write_atomically
-from .decision_report import junit, markdown
-from .pairing import Incomparable, Items, Node, floor_cells, nodes, paired_cells, read_items, require_sound
-from .policy import FLOOR, LEVELS, Bounds, Policy, read_policy
+from .broken import Side, broken_items, write_broken
+from .clean import found_items, without
+from .comparability import require_comparable, require_sound
+from .decision_page import decision_page
+from .decision_report import as_json, junit, markdown, workflow_commands
+from .earlier import Earlier
+from .loans import outstanding
+from .node_tests import NOTHING, Compared, tested
+from .pairing import Incomparable, Items, read_items
+from .policy import Claim, Policy, Rule, check_names, read_policy
 from .recipe import GateRecipe
-from .uncertainty import ROUNDING, Estimate, estimate, holm
+from .tiers import is_first_tier_only, restricted
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
-    """One node before the verdict: what was found there and what is asked of it."""
-
-    family: str
-    """`suite`, `language`, `task` or `floor`: the tests that share an error rate."""
-    baseline: str
-    """Reference of the baseline checkpoint, empty for a floor."""
-    node: Node
-    bounds: Bounds | None
-    """What the node may lose; None for a floor."""
-    estimate: Estimate
-    floor: float = 0.0
-    """The floor's value, where it is one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """The answer to a candidate's scorecard, before it is put on record."""
-
-    verdict: Verdict
-    reason: str
-    """One sentence."""
-    outcomes: tuple[Outcome, ...]
-
-
 def decide(job: Job[GateRecipe]) -> Made:
-    """Gate a candidate: a `GateDecision`, and for people and CI `decision.md` and `junit.xml`.
+    """Gate a candidate: a `GateDecision`, and beside it the reports for people and CI and the items that broke.
 
-    Scorecards that cannot be compared give the verdict `error`. Raises RecipeError for a policy that cannot be read or asks for
-    a baseline or parent that the recipe does not name, and CorruptInput for scorecards whose items are missing or changed.
+    Scorecards that cannot be compared give the verdict `error`. Raises RecipeError for a policy that cannot be read, names what
+    no scorecard has, or asks for a baseline or parent that the recipe does not name, and CorruptInput for scorecards whose
+    items are missing or changed.
     """
     recipe = job.recipe
     policy = _policy(job)
@@ -65,7 +45,8 @@ def decide(job: Job[GateRecipe]) -> Made:
     baselines = [read_items(job.inputs[ref], job.folder_of(ref)) for ref in recipe.baselines]
     parent = _parent(job)
     _check_recipe(recipe, policy, baselines, parent)
-    answer = compare(policy, candidate, baselines, parent)
+    check_policy(policy, job.files["policy"][0].name, [candidate, *baselines])
+    answer = compare(policy, candidate, baselines, parent, earlier_of(job))
     refused = answer.verdict != "pass"
     decision = GateDecision(
         stage=recipe.stage,
@@ -74,31 +55,117 @@ def decide(job: Job[GateRecipe]) -> Made:
         baselines=tuple(items.card.model for items in baselines),
         policy=policy.name,
         policy_fingerprint=fingerprint(policy),
+        policy_text=canonical_json(policy),
         verdict=answer.verdict,
         reason=answer.reason,
         on_refusal=policy.on_refusal,
         kept=parent if refused and policy.on_refusal == "keep-parent" else "",
         waivers=policy.waivers,
         outcomes=answer.outcomes,
+        loans=answer.loans,
+        repaid=answer.repaid,
+        notes=answer.notes,
     )
-    write_atomically(job.folder / "decision.md", markdown(decision))
-    write_atomically(job.folder / "junit.xml", junit(decision))
+    _write_reports(job, decision)
     log.info("%s: %s: %s", recipe.ref, decision.verdict, decision.reason)
-    return Made(body=decision)
+    return Made(body=decision, tables={"broken": "broken.parquet"})
 
 
-def compare(policy: Policy, candidate: Items, baselines: Sequence[Items], parent: str) -> Compared:
-    """Apply a policy to a candidate's items; `parent` is the checkpoint that rules `against = "parent"` mean."""
+def _write_reports(job: Job[GateRecipe], decision: GateDecision) -> None:
+    """Everything for people and CI, beside the record."""
+    recipe = job.recipe
+    sides = [Side(artifact=job.inputs[ref], folder=job.folder_of(ref)) for ref in (recipe.candidate, *recipe.baselines)]
+    broken = [row for baseline in sides[1:] for row in broken_items(sides[0], baseline)]
+    write_broken(job.folder / "broken.parquet", broken)
+    runs = {str(artifact.ref): artifact.fingerprint for artifact in job.inputs.values()}
+    for name, text in (
+        ("decision.json", as_json(decision, runs)),
+        ("decision.md", markdown(decision, broken)),
+        ("decision.html", decision_page(decision, broken)),
+        ("junit.xml", junit(decision)),
+        ("annotations.txt", "".join(f"{line}\n" for line in workflow_commands(decision))),
+    ):
+        write_atomically(job.folder / name, text)
+
+
+def compare(policy: Policy, candidate: Items, baselines: Sequence[Items], parent: str, earlier: Earlier = NOTHING) -> Compared:
+    """Apply a policy to a candidate's items; `parent` is the checkpoint that rules `against = "parent"` mean.
+
+    With tiers, the first tier's items decide at its part of the error rate; only where they hold are all items asked.
+    """
     try:
-        for items in (candidate, *baselines):
-            require_sound(items)
-        tests = [*_rule_tests(policy, candidate, baselines, parent), *_floor_tests(policy, candidate)]
+        others = [*baselines, *earlier.compared(policy)]
+        for items in (candidate, *others):
+            require_sound(items, policy)
+        found = found_items(policy.clean, [candidate, *others])
+        if found:
+            candidate, baselines = without(candidate, found), [without(items, found) for items in baselines]
+            earlier = earlier.mapped(lambda items: without(items, found))
+        answer = _tiered(policy, candidate, baselines, parent, earlier)
+        return answer.noted(f"{len(found)} items that training corpora hold are left out") if policy.clean else answer
     except Incomparable as problem:
         return Compared(verdict="error", reason=f"the scores cannot be compared: {problem}", outcomes=())
-    outcomes = tuple(_outcomes(policy, tests))
-    verdicts = [outcome.verdict for outcome in outcomes]
-    verdict: Verdict = "fail" if "fail" in verdicts else "hold" if "hold" in verdicts else "pass"
-    return Compared(verdict=verdict, reason=_reason(verdict, outcomes), outcomes=outcomes)
+
+
+def _tiered(policy: Policy, candidate: Items, baselines: Sequence[Items], parent: str, earlier: Earlier) -> Compared:
+    if policy.tiers is None:
+        _require_all(candidate, [*baselines, *earlier.compared(policy)])
+        return _compared(policy, candidate, baselines, parent, policy.alpha, None, earlier)
+    return _escalated(policy, candidate, baselines, parent, earlier)
+
+
+def check_policy(policy: Policy, file: str, scorecards: Sequence[Items]) -> None:
+    """Raise RecipeError when the policy names a metric, language or task that none of the scorecards has."""
+    scores = [score for items in scorecards for score in items.card.scores]
+    places = [place for items in scorecards for place in items.blocks]
+    check_names(
+        policy,
+        file,
+        metrics={score.metric for score in scores} | {metric for metric, _, _ in places},
+        languages={score.language for score in scores} | {language for _, language, _ in places},
+        tasks={score.task for score in scores} | {task for _, _, task in places},
+    )
+
+
+def _escalated(policy: Policy, candidate: Items, baselines: Sequence[Items], parent: str, earlier: Earlier) -> Compared:
+    """Decide on the first tier, and on all items where that holds and both sides have them."""
+    tiers = policy.tiers
+    assert tiers is not None
+    others = [*baselines, *earlier.compared(policy)]
+    for baseline in others:  # a scorecard that does not say it is a first tier must have all items
+        if not is_first_tier_only(candidate) and not is_first_tier_only(baseline):
+            require_comparable(candidate, baseline, policy.same_prompts)
+    parts = [restricted(items, tiers.items) for items in baselines]
+    whole = next((items for items in (candidate, *baselines) if not is_first_tier_only(items)), None)
+    before = earlier.restricted(policy, tiers.items)
+    first = _compared(policy, restricted(candidate, tiers.items), parts, parent, tiers.alpha, whole, before)
+    asked = f"tier 1 of 2: {tiers.items} items a task, at {tiers.alpha:g} of the error rate of {policy.alpha:g}"
+    if first.verdict in ("pass", "fail"):
+        return first.noted(f"decided by {asked}")
+    if any(is_first_tier_only(items) for items in (candidate, *others)):
+        return first.noted(f"held by {asked}; the second tier needs scorecards of all items")
+    second = _compared(policy, candidate, baselines, parent, policy.alpha - tiers.alpha, None, earlier)
+    return second.noted(f"decided by all items, at {policy.alpha - tiers.alpha:g} of the error rate; held by {asked}")
+
+
+def _compared(
+    policy: Policy,
+    candidate: Items,
+    baselines: Sequence[Items],
+    parent: str,
+    alpha: float,
+    whole: Items | None,
+    earlier: Earlier,
+) -> Compared:
+    for baseline in (*baselines, *earlier.compared(policy)):
+        require_comparable(candidate, baseline, policy.same_prompts)
+    return tested(policy, candidate, baselines, parent, alpha, whole, earlier)
+
+
+def _require_all(candidate: Items, baselines: Sequence[Items]) -> None:
+    for items in (candidate, *baselines):
+        if is_first_tier_only(items):
+            raise Incomparable(f"{items.ref} asked only the items of a first tier, and the policy has no tiers")
 
 
 def _policy(job: Job[GateRecipe]) -> Policy:
@@ -106,6 +173,41 @@ def _policy(job: Job[GateRecipe]) -> Policy:
     if len(paths) != 1:
         raise RecipeError(str(job.recipe.ref), "policy", f"must name one file, not {len(paths)}")
     return read_policy(paths[0])
+
+
+def earlier_of(job: Job[GateRecipe]) -> Earlier:
+    """What the recipe says of the lineage so far; raises RecipeError for a debt without its lender's scorecard."""
+    recipe = job.recipe
+
+    def items(ref: str) -> Items:
+        return read_items(job.inputs[ref], job.folder_of(ref))
+
+    lenders = {str(job.inputs[ref].ref): items(ref) for ref in recipe.lenders}
+    debts = []
+    for loan in outstanding(_promoted(job, ref) for ref in recipe.debts):
+        if loan.scorecard not in lenders:
+            raise RecipeError(str(recipe.ref), "lenders", f"{loan.scorecard} is missing: it lent {loan.node} to {loan.stage}")
+        debts.append((loan, lenders[loan.scorecard]))
+    return Earlier(
+        stage=recipe.stage,
+        last=items(recipe.last) if recipe.last else None,
+        best=items(recipe.best) if recipe.best else None,
+        debts=tuple(debts),
+    )
+
+
+def _promoted(job: Job[GateRecipe], ref: str) -> GateDecision:
+    """The decision whose loans count; raises RecipeError for what is none, and for one that promoted nothing."""
+    artifact = job.inputs[ref]
+    body = artifact.body
+    if not isinstance(body, GateDecision):
+        raise RecipeError(str(job.recipe.ref), "debts", f"{artifact.ref} is a {artifact.kind}, not a gate decision")
+    promotions = [promotion.body for promotion in job.store.promotions(body.stage)]
+    if body.verdict != "pass" and not any(getattr(p, "decision", "") == str(artifact.ref) for p in promotions):
+        raise RecipeError(
+            str(job.recipe.ref), "debts", f"{artifact.ref} is a {body.verdict} and promoted nothing: its loans do not count"
+        )
+    return body
 
 
 def _parent(job: Job[GateRecipe]) -> str:
@@ -120,104 +222,13 @@ def _parent(job: Job[GateRecipe]) -> str:
 def _check_recipe(recipe: GateRecipe, policy: Policy, baselines: Sequence[Items], parent: str) -> None:
     """Refuse what would leave a rule without anything to compare with: a gate that tests nothing must not pass."""
     ref, models = str(recipe.ref), [items.card.model for items in baselines]
-    if policy.rules and not models:
+    compared: tuple[Rule | Claim, ...] = (*policy.rules, *policy.aims(), *policy.claims)
+    if compared and not models:
         raise RecipeError(ref, "baselines", f"policy {policy.name!r} compares with baselines; name their scorecards")
     if len(set(models)) < len(models):
         raise RecipeError(ref, "baselines", f"two scorecards of one model: {', '.join(sorted(models))}")
-    if any(rule.against == "parent" for rule in policy.rules) and parent not in models:
+    if any(entry.against == "parent" for entry in compared) and parent not in models:
         problem = f"{parent or 'no parent'} is not among the models of the baselines ({', '.join(models)})"
         raise RecipeError(ref, "parent", f"policy {policy.name!r} compares with the parent, but {problem}")
     if policy.on_refusal == "keep-parent" and not parent:
         raise RecipeError(ref, "parent", f"is required: policy {policy.name!r} keeps it after a refusal")
-
-
-def _rule_tests(policy: Policy, candidate: Items, baselines: Sequence[Items], parent: str) -> Iterator[Test]:
-    for baseline in baselines:
-        cells = paired_cells(candidate, baseline, policy.same_prompts)
-        for rule in policy.rules:
-            if rule.against == "parent" and baseline.card.model != parent:
-                continue
-            for node in nodes(cells, rule.metric, [level for level in LEVELS if rule.bounds(level)]):
-                bounds = rule.bounds(node.level)
-                assert bounds is not None
-                found = _estimate(node, bounds.tolerance, policy.confidence)
-                yield Test(family=node.level, baseline=baseline.card.model, node=node, bounds=bounds, estimate=found)
-
-
-def _floor_tests(policy: Policy, candidate: Items) -> Iterator[Test]:
-    for floor in policy.floors:
-        for node in nodes(floor_cells(candidate, floor.metric, floor.value), floor.metric, [floor.level]):
-            found = _estimate(node, 0.0, policy.confidence)
-            yield Test(family=FLOOR, baseline="", node=node, bounds=None, estimate=found, floor=floor.value)
-
-
-def _estimate(node: Node, tolerance: float, confidence: float) -> Estimate:
-    samples = [cell.sample(weight) for cell, weight in zip(node.cells, node.weights(), strict=True)]
-    return estimate(samples, tolerance, confidence)
-
-
-def _outcomes(policy: Policy, tests: Sequence[Test]) -> Iterator[Outcome]:
-    alphas = policy.alphas({test.family for test in tests})
-    for family, alpha in alphas.items():
-        members = [test for test in tests if test.family == family]
-        # A drop needs both tests; see `uncertainty` for why the t test alone would be wrong.
-        p_values = holm([max(test.estimate.p_value, test.estimate.flip_p_value) for test in members])
-        for test, p_value in zip(members, p_values, strict=True):
-            yield _outcome(test, p_value, alpha, alpha / len(members))
-
-
-def _outcome(test: Test, p_value: float, alpha: float, alpha_each: float) -> Outcome:
-    found, bounds = test.estimate, test.bounds
-    tolerance, margin = (bounds.tolerance, bounds.margin) if bounds else (0.0, 0.0)
-    is_suspect = min(found.p_value, found.flip_p_value) <= alpha_each
-    is_enough = found.lower > -margin if bounds else found.delta >= -ROUNDING
-    verdict: Verdict = "fail" if p_value <= alpha else "pass" if is_enough and not is_suspect else "hold"
-    return Outcome(
-        baseline=test.baseline,
-        level=test.family,
-        node=test.node.name,
-        metric=test.node.cells[0].metric,
-        candidate_value=_mean(test.node, "candidate"),
-        baseline_value=_mean(test.node, "reference") if bounds else test.floor,
-        delta=found.delta,
-        lower=found.lower,
-        upper=found.upper,
-        tolerance=tolerance,
-        margin=margin,
-        p_value=p_value,
-        items=found.items,
-        clusters=found.clusters,
-        verdict=verdict,
-    )
-
-
-def _mean(node: Node, side: Literal["candidate", "reference"]) -> float:
-    return float(sum(w * getattr(cell, side).mean() for cell, w in zip(node.cells, node.weights(), strict=True)))
-
-
-def _reason(verdict: Verdict, outcomes: Sequence[Outcome]) -> str:
-    deciding = sorted((o for o in outcomes if o.verdict == verdict), key=_urgency)
-    named = "; ".join(_figures(outcome) for outcome in deciding[:3])
-    if verdict == "pass":
-        passed = f"all {len(outcomes)} tests" if len(outcomes) > 1 else "its one test"
-        return f"passed {passed}; the closest: {_figures(deciding[0])}"
-    more = f"; and {len(deciding) - 3} more" if len(deciding) > 3 else ""
-    what = "shown to be worse than tolerated" if verdict == "fail" else "not enough evidence"
-    return f"{what} at {len(deciding)} of {len(outcomes)} tests: {named}{more}"
-
-
-def _urgency(outcome: Outcome) -> tuple[float, float, str, str]:
-    """Sorts the most telling outcome first: the smallest p value, then the least room between bound and margin."""
-    room = (outcome.lower + outcome.margin) / (outcome.margin or 1.0)
-    return (outcome.p_value if outcome.verdict == "fail" else 0.0, room, outcome.node, outcome.baseline)
-
-
-def _figures(outcome: Outcome) -> str:
-    if outcome.level == FLOOR:
-        text = f"{outcome.node} {outcome.candidate_value:.3f} for a floor of {outcome.baseline_value:g}"
-        return f"{text} (p {outcome.p_value:.2g})"
-    asked = f"above {-outcome.margin:g}" if outcome.margin else "above 0"
-    return (
-        f"{outcome.node} {outcome.delta:+.3f} against {outcome.baseline} (lower bound {outcome.lower:+.3f}, needed {asked}; "
-        f"drop beyond {outcome.tolerance:g}: p {outcome.p_value:.2g})"
-    )

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .suite import Form
+from .suite import Form, Item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +25,11 @@ class Metric:
     """Its direction."""
 
 
+_CHOICE_METRICS = (Metric(name="acc", higher_is_better=True), Metric(name="margin", higher_is_better=True))
 METRICS: dict[Form, tuple[Metric, ...]] = {
     "documents": (Metric(name="bits_per_byte", higher_is_better=False),),
-    "word-order": (Metric(name="acc", higher_is_better=True), Metric(name="margin", higher_is_better=True)),
+    "word-order": _CHOICE_METRICS,
+    "choices": _CHOICE_METRICS,
 }
 """Form of a task to its metrics, in the order of a scorecard.
 
@@ -53,6 +55,23 @@ def margin(loglikelihoods: Sequence[float], gold: int) -> float:
     """Log-probability (nats) of the right text under a softmax over the log-likelihoods of all."""
     top = max(loglikelihoods)
     return loglikelihoods[gold] - top - math.log(math.fsum(math.exp(value - top) for value in loglikelihoods))
+
+
+def choice_values(item: Item, loglikelihoods: Sequence[float]) -> dict[str, float]:
+    """`acc` and `margin` of an item from the log-likelihoods (nats) of the texts of `item.asked`.
+
+    With a context, each text's log-likelihood is that of what follows the context, scaled by the mean number of bytes of these
+    ends over its own: the order is the one per byte, and the margin stays in nats an item. Raises ValueError for other than one
+    log-likelihood a text.
+    """
+    if len(loglikelihoods) != len(item.asked):
+        raise ValueError(f"{item.id} needs {len(item.asked)} log-likelihoods, not {len(loglikelihoods)}")
+    values = list(loglikelihoods[: len(item.texts)])
+    if item.context:
+        lengths = [len(text[len(item.context) :].encode()) for text in item.texts]
+        mean = math.fsum(lengths) / len(lengths)
+        values = [(value - loglikelihoods[-1]) * mean / length for value, length in zip(values, lengths, strict=True)]
+    return {"acc": accuracy(values, item.gold), "margin": margin(values, item.gold)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

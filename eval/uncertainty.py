@@ -1,50 +1,71 @@
 """How sure a paired comparison is: intervals and one-sided tests for one node of a suite.
 
 A node is a task, a language (the plain mean of its tasks) or the suite (the plain mean of its languages). Differences are
-paired item by item and signed so that higher is better. Three methods, each where it holds:
+paired item by item and signed so that higher is better. Five methods, each where it holds:
 
 * Right-or-wrong items: Tango's score interval for paired proportions (https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8%3C891::AID-SIM780%3E3.0.CO;2-B).
   The t interval is refused here: with 44 items and few changed answers it has zero width far too often.
+* A mean over tasks of right-or-wrong items that do not weigh the same: the tasks' Tango bounds by squares added (MOVER,
+  https://doi.org/10.1002/sim.2919). Both parts only grow with every score, so the bound of the mean does too.
 * Graded or clustered items: the cluster-robust t interval, clusters less one degrees of freedom; a mean over independent tasks
   adds their variances and takes Satterthwaite's degrees of freedom.
+* Corpus metrics (a mean over strata, as balanced accuracy is one): the paired bootstrap over clusters within strata
+  (`resampling`), whose bounds no raised score can lower. Policies with two tiers use it for all graded items.
 * Beside the t test, a sign-flip test of the same mean. A t statistic can call a *raised* score a worse one (lifting a low
   outlier shrinks the error faster than it lifts the mean); the sign-flip test cannot: every subset of the differences only
   grows. A gate that asks for both can therefore never turn a pass into a fail because a score was raised.
+
+What differs between two runs of one model (`noise`, a variance) widens every interval: no number of items removes it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
-Floats = NDArray[np.float64]
+from .resampling import ROUNDING, Floats, Stratum, bootstrapped, flip_p_value
 
-EXACT_CLUSTERS = 13
-"""Up to here all sign flips are enumerated (8,192); above, `FLIPS` of them are drawn."""
-FLIPS = 9_999
-"""Sign flips drawn, from a fixed seed: the resolution of the p value is 1e-4, below any threshold of our policies."""
-CHUNK = 1_000
-"""Sign flips held in memory at a time."""
-ROUNDING = 1e-12
-"""What a sum of differences may be off by: sums this close to zero are ties."""
+Method = Literal["tango", "mover", "cluster-t", "bootstrap"]
+Names = NDArray[Any]
+"""Names of clusters: text, or numbers in the order of the names."""
+FAR = 38.0
+"""Standard errors beyond which a p value is 0 in double precision."""
+
+MAX_RESAMPLED = 5_000
+"""Clusters above which a node is not resampled unless it must be: the t interval says the same, in a hundredth of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The paired items of one task in one language under one metric."""
+    """The paired items of one task in one language under one metric, or of one of its strata."""
 
     differences: Floats
     """Candidate less baseline per item, signed so that higher is better."""
-    clusters: NDArray[np.str_]
+    clusters: Names
     """Cluster of each item; the same name in two samples is the same cluster (parallel sets)."""
     is_binary: bool
     """Whether the items are right-or-wrong (0 or 1) and each its own cluster."""
     weight: float
     """Share of the node's mean; a node's shares add up to 1."""
+    shares: Floats | None = None
+    """Share of each item in the sample's mean, adding up to 1; None: all the same."""
+
+    def mean(self) -> float:
+        """The sample's mean difference."""
+        return float(self.differences.mean() if self.shares is None else self.differences @ self.shares)
+
+    def item_shares(self) -> Floats:
+        """Share of each item in the sample's mean."""
+        count = len(self.differences)
+        return np.full(count, 1 / count) if self.shares is None else self.shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,106 +86,209 @@ class Estimate:
     """Paired items."""
     clusters: int
     """Distinct clusters."""
+    method: Method
+    """Where bounds and p value come from."""
 
 
-def estimate(samples: Sequence[Sample], tolerance: float, confidence: float) -> Estimate:
+def estimate(
+    samples: Sequence[Sample],
+    tolerance: float,
+    confidence: float,
+    *,
+    noise: float = 0.0,
+    resample: Literal["never", "small", "always"] = "never",
+    clusters: int | None = None,
+) -> Estimate:
     """Compare the weighted mean of the samples' mean differences with `-tolerance`.
 
-    `confidence` (above 0.5, below 1) is one-sided. Raises ValueError when a sample has fewer than two clusters: it has no
-    error that could be estimated.
+    `confidence` (above 0.5, below 1) is one-sided; `noise` is the variance of the difference between two runs of one model;
+    `resample` says whether bounds are bootstrapped where they are not Tango's (`small`: up to `MAX_RESAMPLED` clusters);
+    `clusters` is the number of distinct clusters where the caller knows it. Raises ValueError when a sample has fewer than two
+    clusters: it has no error that could be estimated.
     """
-    if not samples or any(len(np.unique(sample.clusters)) < 2 for sample in samples):
-        raise ValueError("every sample needs at least two clusters")
-    shares = {round(sample.weight / len(sample.differences), 15) for sample in samples}
-    clusters = len({str(name) for sample in samples for name in np.unique(sample.clusters)})
+    distinct = (
+        len(np.unique(np.concatenate([sample.clusters for sample in samples])))
+        if samples and clusters is None
+        else clusters or 0
+    )
     items = sum(len(sample.differences) for sample in samples)
-    # Only when all items weigh the same is the node's mean the pooled proportion that Tango's interval is about.
-    if all(sample.is_binary for sample in samples) and len(shares) == 1 and clusters == items:
-        delta, lower, upper, p_value = _tango(samples, tolerance, confidence)
+    if not samples or any(not _has_two(sample) for sample in samples):
+        raise ValueError("every sample needs at least two clusters")
+    method: Method = "cluster-t"
+    if _is_independent(samples, distinct, items):
+        is_pooled = len({round(sample.weight / len(sample.differences), 15) for sample in samples}) == 1
+        method = "tango" if is_pooled else "mover"
+        delta, lower, upper, p_value = (_tango if is_pooled else _mover)(samples, tolerance, confidence, noise)
         flip = p_value
     else:
-        delta, lower, upper, p_value = _cluster_t(samples, tolerance, confidence)
-        flip = flip_p_value(_contributions(samples, tolerance))
-    return Estimate(delta=delta, lower=lower, upper=upper, p_value=p_value, flip_p_value=flip, items=items, clusters=clusters)
+        flip = flip_p_value(_contributions(samples, tolerance), noise)
+        if resample == "always" or (resample == "small" and distinct <= MAX_RESAMPLED):
+            method = "bootstrap"
+            delta, lower, upper, p_value = _bootstrap(samples, tolerance, confidence, noise)
+        else:
+            delta, lower, upper, p_value = _cluster_t(samples, tolerance, confidence, noise)
+    return Estimate(
+        delta=delta, lower=lower, upper=upper, p_value=p_value, flip_p_value=flip, items=items, clusters=distinct, method=method
+    )  # fmt: skip
 
 
-def tango_z(wins: int, losses: int, items: int, delta: float) -> float:
-    """Tango's score statistic of the hypothesis that P(win) - P(loss) is `delta` (above -1, below 1)."""
+def mirrored(samples: Sequence[Sample]) -> list[Sample]:
+    """The same samples with losses for wins: a test of a drop becomes one of a gain."""
+    return [replace(sample, differences=-sample.differences) for sample in samples]
+
+
+def standard_error(samples: Sequence[Sample]) -> float:
+    """Cluster-robust standard error of the weighted mean, of the items alone."""
+    return math.sqrt(_variance(samples, 0.0)[0])
+
+
+def _has_two(sample: Sample) -> bool:
+    return len(sample.differences) > 1 if sample.is_binary else len(np.unique(sample.clusters)) > 1
+
+
+def _is_independent(samples: Sequence[Sample], clusters: int, items: int) -> bool:
+    """Whether the node is made of proportions of independent items; if all weigh the same, it is itself one."""
+    return clusters == items and all(sample.is_binary and sample.shares is None for sample in samples)
+
+
+def tango_z(wins: int, losses: int, items: int, delta: float, noise: float = 0.0) -> float:
+    """Tango's score statistic of the hypothesis that P(win) - P(loss) is `delta` (above -1, below 1).
+
+    `noise`, a variance of the mean, widens it. It keeps the statistic monotone: where the squared statistic without noise is
+    ordered, and the squared distance is, so is their mediant.
+    """
     b = (2 * items - wins + losses) * delta - wins - losses
     c = -losses * delta * (1 - delta)
     # The likelihood's maximum under the hypothesis, for P(loss).
-    loss = (np.sqrt(max(b * b - 8 * items * c, 0.0)) - b) / (4 * items)
-    variance = items * (2 * loss + delta * (1 - delta))
+    loss = (math.sqrt(max(b * b - 8 * items * c, 0.0)) - b) / (4 * items)
+    variance = items * (2 * loss + delta * (1 - delta)) + noise * items * items
     distance = wins - losses - items * delta
     if variance <= 0:
-        return 0.0 if distance == 0 else float(np.copysign(np.inf, distance))
-    return float(distance / np.sqrt(variance))
+        return 0.0 if distance == 0 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
 
 
-def tango_bounds(wins: int, losses: int, items: int, confidence: float) -> tuple[float, float]:
+def tango_bounds(wins: int, losses: int, items: int, confidence: float, noise: float = 0.0) -> tuple[float, float]:
     """One-sided lower and upper bound, each at `confidence`, of P(win) - P(loss)."""
-    z = float(stats.norm.ppf(confidence))
+    z = NormalDist().inv_cdf(confidence)
+    return _tango_limit(wins, losses, items, z, -1, noise), _tango_limit(wins, losses, items, z, 1, noise)
+
+
+@lru_cache(maxsize=16_384)
+def _tango_limit(wins: int, losses: int, items: int, z: float, sign: int, noise: float = 0.0) -> float:
+    """Where the score statistic is `z` from the observed difference, below it (`sign` -1) or above."""
     edge = 1 - 1e-9
-
-    def bound(sign: int, end: float) -> float:
-        if sign * tango_z(wins, losses, items, end) >= -z:  # not excluded even at the very end
-            return float(np.sign(end))
-        middle = (wins - losses) / items
-        start = min(max(middle, -edge), edge)
-        found = optimize.root_scalar(lambda x: sign * tango_z(wins, losses, items, x) + z, bracket=(start, end), xtol=1e-12)
-        return float(found.root)
-
-    return bound(-1, -edge), bound(1, edge)
+    middle, end = min(max((wins - losses) / items, -edge), edge), sign * edge
+    if sign * tango_z(wins, losses, items, end, noise) >= -z:  # not excluded even at the very end
+        return float(sign)
+    if sign * tango_z(wins, losses, items, middle, noise) <= -z:  # z is 0, or so close to it that rounding decides
+        return middle
+    low, high = min(middle, end), max(middle, end)
+    return float(optimize.brentq(lambda x: sign * tango_z(wins, losses, items, x, noise) + z, low, high, xtol=1e-12))
 
 
-def _tango(samples: Sequence[Sample], tolerance: float, confidence: float) -> tuple[float, float, float, float]:
-    differences = np.concatenate([sample.differences for sample in samples])
-    items, wins, losses = len(differences), int((differences > 0).sum()), int((differences < 0).sum())
-    lower, upper = tango_bounds(wins, losses, items, confidence)
+def _counts(sample: Sample) -> tuple[int, int, int]:
+    """Wins, losses and items."""
+    wins, losses = np.count_nonzero(sample.differences > 0), np.count_nonzero(sample.differences < 0)
+    return int(wins), int(losses), len(sample.differences)
+
+
+def _tango(samples: Sequence[Sample], tolerance: float, confidence: float, noise: float) -> tuple[float, float, float, float]:
+    wins, losses, items = (sum(column) for column in zip(*map(_counts, samples), strict=True))
+    lower, upper = tango_bounds(wins, losses, items, confidence, noise)
     if tolerance == 0 and wins == losses == 0:
         return 0.0, lower, upper, 1.0
-    p_value = float(stats.norm.cdf(tango_z(wins, losses, items, max(-tolerance, 1e-9 - 1))))
+    p_value = float(special.ndtr(tango_z(wins, losses, items, max(-tolerance, 1e-9 - 1), noise)))
     return (wins - losses) / items, lower, upper, p_value
 
 
-def _cluster_t(samples: Sequence[Sample], tolerance: float, confidence: float) -> tuple[float, float, float, float]:
-    delta = float(sum(sample.weight * sample.differences.mean() for sample in samples))
-    variance, freedom = _variance(samples)
-    error = float(np.sqrt(variance))
+def _mover(samples: Sequence[Sample], tolerance: float, confidence: float, noise: float) -> tuple[float, float, float, float]:
+    """Square-and-add bounds; the p value is that of the upper bound which touches the tolerance, 1 where there is no drop."""
+    counts, weights = list(map(_counts, samples)), [sample.weight for sample in samples]
+    deltas = [(wins - losses) / items for wins, losses, items in counts]
+    delta = sum(weight * one for weight, one in zip(weights, deltas, strict=True))
+
+    def limit(z: float, sign: int) -> float:
+        reaches = [_tango_limit(*count, z, sign) - one for count, one in zip(counts, deltas, strict=True)]
+        squares = sum((weight * reach) ** 2 for weight, reach in zip(weights, reaches, strict=True))
+        return delta + sign * math.sqrt(squares + z * z * noise)
+
+    z = NormalDist().inv_cdf(confidence)
+    lower, upper = limit(z, -1), limit(z, 1)
+    if delta >= -tolerance - ROUNDING:
+        return delta, lower, upper, 1.0
+    if limit(FAR, 1) < -tolerance:
+        return delta, lower, upper, 0.0
+    if limit(0.0, 1) >= -tolerance:  # apart by rounding alone
+        return delta, lower, upper, 0.5
+    far = float(optimize.brentq(lambda z: limit(z, 1) + tolerance, 0.0, FAR, xtol=1e-6))
+    return delta, lower, upper, float(special.ndtr(-far))
+
+
+def _cluster_t(
+    samples: Sequence[Sample], tolerance: float, confidence: float, noise: float
+) -> tuple[float, float, float, float]:
+    delta = sum(sample.weight * sample.mean() for sample in samples)
+    variance, freedom = _variance(samples, noise)
+    error = math.sqrt(variance)
     if error == 0:
         return delta, delta, delta, 0.0 if delta < -tolerance - ROUNDING else 1.0
-    reach = float(stats.t.ppf(confidence, freedom)) * error
-    return delta, delta - reach, delta + reach, float(stats.t.cdf((delta + tolerance) / error, freedom))
+    reach = float(special.stdtrit(freedom, confidence)) * error
+    return delta, delta - reach, delta + reach, float(special.stdtr(freedom, (delta + tolerance) / error))
 
 
-def _variance(samples: Sequence[Sample]) -> tuple[float, float]:
+def _bootstrap(
+    samples: Sequence[Sample], tolerance: float, confidence: float, noise: float
+) -> tuple[float, float, float, float]:
+    """Percentile bounds, and the share of replicates whose drop is within the tolerance (0 when there is none)."""
+    groups = []
+    for group in _groups(samples):
+        names = np.unique(np.concatenate([sample.clusters for sample in group]))
+        strata = []
+        for sample in group:
+            places, shares = np.searchsorted(names, sample.clusters), sample.item_shares()
+            sums: Floats = np.bincount(places, weights=shares * sample.differences, minlength=len(names)).astype(np.float64)
+            counts: Floats = np.bincount(places, weights=shares, minlength=len(names)).astype(np.float64)
+            strata.append(Stratum(sums=sums, counts=counts, weight=sample.weight))
+        groups.append((names[0], strata))
+    replicates = bootstrapped([strata for _, strata in sorted(groups, key=lambda group: group[0])], noise)
+    delta = sum(sample.weight * sample.mean() for sample in samples)
+    lower, upper = np.quantile(replicates, (1 - confidence, confidence))
+    return delta, float(lower), float(upper), float((replicates >= -tolerance - ROUNDING).mean())
+
+
+def _variance(samples: Sequence[Sample], noise: float) -> tuple[float, float]:
     """Variance of the weighted mean, and its degrees of freedom.
 
     Samples that share clusters are one group, whose cluster sums are taken over all of them; groups are independent.
     """
     variances, freedoms = [], []
     for group in _groups(samples):
-        sums: dict[str, float] = {}
-        for sample in group:
-            names, code = np.unique(sample.clusters, return_inverse=True)
-            residuals = sample.weight * (sample.differences - sample.differences.mean()) / len(sample.differences)
-            correction = np.sqrt(len(names) / (len(names) - 1))
-            for name, value in zip(names, np.bincount(code, weights=residuals) * correction, strict=True):
-                sums[str(name)] = sums.get(str(name), 0.0) + float(value)
-        variances.append(sum(value * value for value in sums.values()))
+        names, code = np.unique(np.concatenate([sample.clusters for sample in group]), return_inverse=True)
+        distinct = [len(np.unique(sample.clusters)) for sample in group]
+        residuals = [
+            sample.weight * (sample.differences - sample.mean()) * sample.item_shares() * math.sqrt(count / (count - 1))
+            for sample, count in zip(group, distinct, strict=True)
+        ]
+        sums = np.bincount(code, weights=np.concatenate(residuals), minlength=len(names))
+        variances.append(float(sums @ sums))
         # With partly shared clusters the smallest sample's count is the cautious choice.
-        freedoms.append(min(len(np.unique(sample.clusters)) for sample in group) - 1)
+        freedoms.append(min(distinct) - 1)
     total = sum(variances)
     if total == 0:
-        return 0.0, float(sum(freedoms))
-    return total, total**2 / sum(v * v / freedom for v, freedom in zip(variances, freedoms, strict=True))
+        return noise, float(sum(freedoms))
+    # The noise is known, not estimated here: it adds to the variance and takes no degrees of freedom.
+    return total + noise, (total + noise) ** 2 / sum(v * v / freedom for v, freedom in zip(variances, freedoms, strict=True))
 
 
 def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
     """The samples, split into groups that have no cluster in common."""
-    groups: list[tuple[set[str], list[Sample]]] = []
-    for sample in samples:
-        names = {str(name) for name in sample.clusters}
+    parts = [np.unique(sample.clusters) for sample in samples]
+    if len(np.unique(np.concatenate(parts))) == sum(map(len, parts)):
+        return [[sample] for sample in samples]
+    groups: list[tuple[set[Any], list[Sample]]] = []
+    for sample, part in zip(samples, parts, strict=True):
+        names = set(part.tolist())
         members = [sample]
         apart = []
         for other_names, others in groups:
@@ -179,36 +303,10 @@ def _groups(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 def _contributions(samples: Sequence[Sample], tolerance: float) -> Floats:
     """Each cluster's part of `mean difference + tolerance`, ordered by the cluster's name."""
-    parts: dict[str, float] = {}
-    for sample in samples:
-        names, code = np.unique(sample.clusters, return_inverse=True)
-        weights = sample.weight * (sample.differences + tolerance) / len(sample.differences)
-        for name, value in zip(names, np.bincount(code, weights=weights), strict=True):
-            parts[str(name)] = parts.get(str(name), 0.0) + float(value)
-    return np.array([parts[name] for name in sorted(parts)])
-
-
-def flip_p_value(values: Floats) -> float:
-    """Share of the sign flips whose sum is at most the observed one: small when the values are below zero.
-
-    A flip of the subset A changes the sum by minus twice the sum of A, so the share counts subsets with a sum of at least 0.
-    When none but the empty one has, the answer is 0, the smallest this test can say: with few clusters its exact value would
-    be larger than any useful threshold. A sum of at least 0 is no evidence at all (of every subset and its complement one has
-    such a sum) and is answered with 1 without drawing. Raising a value never lowers the answer.
-    """
-    if values.sum() >= -ROUNDING:
-        return 1.0
-    count = len(values)
-    if count <= EXACT_CLUSTERS:
-        codes = np.arange(1, 2**count)
-        reached = int(((codes[:, None] >> np.arange(count) & 1) @ values >= -ROUNDING).sum())
-        return (reached + 1) / 2**count if reached else 0.0
-    generator = np.random.default_rng(0)
-    reached = 0
-    for start in range(0, FLIPS, CHUNK):
-        subsets = generator.integers(0, 2, size=(min(CHUNK, FLIPS - start), count), dtype=np.int8)
-        reached += int((subsets.astype(np.float64) @ values >= -ROUNDING).sum())
-    return (reached + 1) / (FLIPS + 1) if reached else 0.0
+    _, code = np.unique(np.concatenate([sample.clusters for sample in samples]), return_inverse=True)
+    weights = [sample.weight * (sample.differences + tolerance) * sample.item_shares() for sample in samples]
+    parts: Floats = np.bincount(code, weights=np.concatenate(weights)).astype(np.float64)
+    return parts
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -66,7 +66,7 @@ def test_commands_parse_and_links_lead_somewhere(page: Path) -> None:
     for line in COMMAND.findall(text):
         words = shlex.split(line, comments=True)
         if words and "--help" not in words:
-            cli._parser().parse_args(words)
+            cli._parser().parse_args(cli.joined(words))
     for target, anchor in LINK.findall(text):
         other = page.parent / target
         assert other.exists(), f"{page.name} links to {target}"

@@ -126,18 +126,21 @@ def _gate(decision: Row, outcomes: Sequence[Row]) -> Html:
     )
     if not outcomes:
         return folded(summary, tag("p", clipped(decision["reason"] or "")))
+    return folded(summary, evidence(outcomes), is_open=decision["verdict"] != "pass")
+
+
+def evidence(outcomes: Sequence[Row]) -> Html:
+    """A decision's tests as forest plots, one a baseline and metric; its floors as a table."""
     plots = [
         _forest(baseline, metric, rows)
         for (baseline, metric), rows in grouped([o for o in outcomes if o["level"] in DRAWN], "baseline", "metric").items()
     ]
     floors = [o for o in outcomes if o["level"] == "floor"]
     tasks = [o for o in outcomes if o["level"] == "task"]
-    return folded(
-        summary,
+    return inside(
         plots,
         _floors(floors) if floors else None,
         tag("p", f"Tests of single tasks besides: {counted(tasks)}.", class_="small quiet") if tasks else None,
-        is_open=decision["verdict"] != "pass",
     )
 
 

@@ -320,16 +320,6 @@ def test_a_later_attempt_is_a_conflict_and_what_is_in_place_counts(tmp_path: Pat
     assert set_rows(slots.place, {}).tables["slot_conflicts"]["slot"].to_pylist() == ["u03"]
 
 
-def test_ray_runs_the_same_units(tmp_path: Path, traces: Path) -> None:
-    ray = pytest.importorskip("ray")
-    run = executor(Options(workers=2, executor="ray", executor_settings={"memory_gb": "0.1"}), tmp_path / "logs")
-    try:
-        run_round("squares", Square(traces), UNITS[:5], tmp_path / "round", run)
-    finally:
-        ray.shutdown()
-    assert squares(tmp_path / "round") == {unit.key: EXPECTED[unit.key] for unit in UNITS[:5]}
-
-
 SBATCH = """#!/usr/bin/env python3
 # A stand-in: reads the script's array, and runs each of its tasks, as Slurm would on its nodes.
 import os, re, subprocess, sys

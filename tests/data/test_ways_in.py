@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -26,12 +24,15 @@ from sea_lion.catalog.records import Artifact, CrawlPlan
 from sea_lion.catalog.store import Options, Store
 from sea_lion.data.build import build_corpus
 from sea_lion.data.columnar import write_index
+from sea_lion.data.executors import executor
 from sea_lion.data.planning import make_plan, write_corpus_plan
 from sea_lion.data.recipe import CorpusRecipe, PlanRecipe, Reading, Source
 from sea_lion.data.remote import Manners
+from sea_lion.data.rounds import run_round
 
 from .conftest import WarcFile
 from .crawl_server import mirror_of, random_faults
+from .test_rounds import EXPECTED, UNITS, Square, squares
 
 WANTED = ("tha", "zsm", "ind", "mya", "lao")
 SEGMENT = "crawl-data/CC-MAIN-2024-18/segments/1712/warc"
@@ -207,7 +208,7 @@ def test_recipes_that_cannot_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_9_in_between_changes_nothing(
-    mirror: Path, warc_first: tuple[Artifact, Path], tmp_path: Path, workers: int
+    mirror: Path, warc_first: tuple[Artifact, Path], forked: Any, tmp_path: Path, workers: int
 ) -> None:
     """The same bytes, whatever died when."""
     (tmp_path / "corpus.toml").write_text(
@@ -224,42 +225,66 @@ files = ["{mirror}/{SEGMENT}/*.warc.gz"]
 """,
         "utf-8",
     )
-    command = [sys.executable, "-m", "sea_lion", "build", str(tmp_path / "corpus.toml"), "--workers", str(workers)]
-    command += ["--catalog", str(tmp_path / "catalog")]
-    for seconds in (2.5, 4.0, 6.0):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = ["build", str(tmp_path / "corpus.toml"), "--workers", str(workers), "--catalog", str(tmp_path / "catalog")]
+    for seconds in (0.3, 0.9, 2.0):
+        process = forked.started("sea_lion.cli", *command)
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+        process.kill()
+        process.join()
+    assert forked.exit_codes([forked.started("sea_lion.cli", *command, says=tmp_path)], 200) == [0], (
+        tmp_path / "stderr"
+    ).read_text()
     folder = tmp_path / "catalog" / "corpus" / "ways" / "1"
     for path in sorted(warc_first[1].glob("*/*/*/*.parquet")):
         assert (folder / path.relative_to(warc_first[1])).read_bytes() == path.read_bytes(), path
     assert rows(folder) == rows(warc_first[1])
 
 
-def test_ray_gives_the_same_bytes(mirror: Path, warc_first: tuple[Artifact, Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One cluster, which the first build starts; it takes longer than what it does here."""
     ray = pytest.importorskip("ray")
+    yield
+    ray.shutdown()
+
+
+def test_ray_gives_the_same_bytes(mirror: Path, ray: None, tmp_path: Path) -> None:
+    """Two languages: each unit is an actor that imports everything anew."""
     source = Source(name="web", form="warc", files=(f"{mirror}/{SEGMENT}/*.warc.gz",), crawl="CC-MAIN-2024-18")
-    try:
-        _, folder = build(tmp_path, recipe(source), workers=2, executor="ray", executor_settings={"memory_gb": "0.1"})
-    finally:
-        ray.shutdown()
-    for path in sorted(warc_first[1].glob("*/*/*/*.parquet")):
-        assert (folder / path.relative_to(warc_first[1])).read_bytes() == path.read_bytes(), path
+    two = replace(recipe(source), languages=WANTED[:2])
+    _, here = build(tmp_path / "here", two)
+    _, there = build(tmp_path / "ray", two, workers=2, executor="ray", executor_settings={"memory_gb": "0.1"})
+    tables = sorted(path.relative_to(here) for path in here.glob("*/*/*/*.parquet"))
+    assert len(tables) >= 8 and tables == sorted(path.relative_to(there) for path in there.glob("*/*/*/*.parquet"))
+    for path in tables:
+        assert (there / path).read_bytes() == (here / path).read_bytes(), path
 
 
-def test_two_builds_at_once_make_one_corpus(mirror: Path, tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path; from sea_lion.catalog.store import *; from sea_lion.data.build import build_corpus;"
-        "from sea_lion.data.recipe import *;"
-        f"s = Source(name='web', form='warc', files=({str(mirror / SEGMENT)!r} + '/*.warc.gz',));"
-        f"r = CorpusRecipe(kind='corpus', name='corpus/ways', version='1', languages={WANTED!r}, source=(s,));"
-        f"print(Store(Path({str(tmp_path)!r})).make(r, Path('/'), build_corpus, Options()).provenance.created)"
+def test_ray_runs_the_same_units(ray: None, tmp_path: Path) -> None:
+    (tmp_path / "traces").mkdir()
+    run = executor(Options(workers=2, executor="ray", executor_settings={"memory_gb": "0.1"}), tmp_path / "logs")
+    run_round("squares", Square(tmp_path / "traces"), UNITS[:5], tmp_path / "round", run)
+    assert squares(tmp_path / "round") == {unit.key: EXPECTED[unit.key] for unit in UNITS[:5]}
+
+
+def test_two_builds_at_once_make_one_corpus(mirror: Path, forked: Any, tmp_path: Path) -> None:
+    (tmp_path / "make.py").write_text(
+        f"""from pathlib import Path
+from sea_lion.catalog.store import *
+from sea_lion.data.build import build_corpus
+from sea_lion.data.recipe import *
+s = Source(name="web", form="warc", files=({str(mirror / SEGMENT)!r} + "/*.warc.gz",))
+r = CorpusRecipe(kind="corpus", name="corpus/ways", version="1", languages={WANTED!r}, source=(s,))
+print(Store(Path({str(tmp_path / "made")!r})).make(r, Path("/"), build_corpus, Options()).provenance.created)
+"""
     )
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    times = [process.communicate()[0].strip() for process in both]
-    assert [process.returncode for process in both] == [0, 0] and times[0] == times[1] != ""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    both = [forked.started(tmp_path / "make.py", says=folder) for folder in folders]
+    assert forked.exit_codes(both, 200) == [0, 0], [(folder / "stderr").read_text() for folder in folders]
+    times = [(folder / "stdout").read_text().strip() for folder in folders]
+    assert times[0] == times[1] != ""
     assert len(chain.RECIPES) > 0 and len(list(tmp_path.rglob("artifact.json"))) == 1
 
 

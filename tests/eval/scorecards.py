@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sea_lion.catalog.records import Score, Scorecard
-from sea_lion.eval.pairing import Items
+from sea_lion.eval.pairing import Items, items_of
 
 POLICIES = Path(__file__).parents[2] / "eval" / "policies"
 LANGUAGES = ("cmn", "eng", "fil", "ind", "khm", "lao", "mya", "tam", "tha", "vie", "zsm")
@@ -69,9 +69,7 @@ def scorecard(model: str, rows: Rows, suite_fingerprint: str = "f" * 64) -> Scor
 
 def items(model: str, rows: Rows) -> Items:
     """A model's items as a gate compares them."""
-    ordered = sorted(rows, key=lambda row: (row["metric"], row["language"], row["task"], row["item"]))
-    keyed = {(row["metric"], row["language"], row["task"], row["item"]): row for row in ordered}
-    return Items(ref=f"scorecard/{model}@1", card=scorecard(f"checkpoint/{model}@1", rows), rows=keyed)
+    return items_of(f"scorecard/{model}@1", scorecard(f"checkpoint/{model}@1", rows), rows)
 
 
 BASE = suite_rows(0)

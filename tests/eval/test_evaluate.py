@@ -2,180 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from lm_eval.api.model import LM
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError
-from sea_lion.catalog.fingerprint import file_digest
 from sea_lion.catalog.index import query, rebuild
-from sea_lion.catalog.records import Artifact, Checkpoint, Corpus, Score, Scorecard, Shard, TokenizerBody
-from sea_lion.catalog.store import Job, Made, Options, Store, write_rows
-from sea_lion.data.recipe import CorpusRecipe, Source
-from sea_lion.eval import evaluate as evaluate_module
-from sea_lion.eval.evaluate import ask, evaluate_model, suite_tasks
-from sea_lion.eval.recipe import EvaluationRecipe
-from sea_lion.eval.suite import LanguageTask, read_suite
+from sea_lion.catalog.records import Score
+from sea_lion.eval.answers import likelihood_rows, likelihood_scores
+from sea_lion.eval.runner import ask
 from sea_lion.eval.tasks import harness_name, harness_tasks
-from sea_lion.training.recipe import InitRecipe, TokenizerRecipe
 
-SAMPLE = Path(__file__).parents[2] / "data" / "sample" / "articles"
-WINDOW = 96
-LANGUAGES = ("eng", "tha", "mya")
-SUITE = f"""
-name = "small"
-languages = {list(LANGUAGES)}
-window_tokens = 512
-[[task]]
-name = "heldout"
-form = "documents"
-source = "web"
-[[task]]
-name = "word-order"
-form = "word-order"
-items = "sentences"
-seed = "x"
-"""
-
-
-def texts(language: str, start: int, stop: int) -> list[str]:
-    rows = [json.loads(line) for line in (SAMPLE / f"{language}.jsonl").read_text("utf-8").splitlines()]
-    return ["\n".join([row["title"], *row["paragraphs"]]) for row in rows[start:stop]]
-
-
-def write_model(folder: Path) -> None:
-    """A random Llama whose context is shorter than the documents."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator([text for language in LANGUAGES for text in texts(language, 0, 4)], trainer)
-    wrap: Any = PreTrainedTokenizerFast
-    wrap(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=WINDOW,
-        initializer_range=0.3,  # answers that differ from each other
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-
-
-def make_corpus(job: Job[CorpusRecipe]) -> Made:
-    shards = []
-    for language in job.recipe.languages:
-        for split, start, stop in (("heldout", 18, 21), ("train", 0, 2)):
-            rows = [
-                {"id": hashlib.sha256(text.encode()).hexdigest()[:16], "text": text} for text in texts(language, start, stop)
-            ]
-            path = job.folder / f"{language}-{split}.parquet"
-            write_rows(path, rows, pa.schema([("id", pa.string()), ("text", pa.string())]))
-            count = {"documents": len(rows), "characters": 1, "bytes": 1}
-            shards.append(
-                Shard(path=path.name, language=language, source="web", split=split, sha256=file_digest(path), **count)
-            )
-    return Made(body=Corpus(shards=tuple(shards), documents_in=1, documents_out=1))
-
-
-class World:
-    """A store with a held-out corpus, a tokenizer and one checkpoint, and the recipe that evaluates it."""
-
-    def __init__(self, root: Path) -> None:
-        self.store, self.base, self.models = Store(root / "store"), root, 0
-        sentences = root / "sentences"
-        sentences.mkdir()
-        for language in LANGUAGES:
-            source = Path(evaluate_module.__file__).parent / "suites" / "smoke" / "sentences" / f"{language}.jsonl"
-            rows = source.read_text("utf-8").splitlines()[:6]
-            (sentences / source.name).write_text("\n".join(rows), "utf-8")
-        (root / "small.toml").write_text(SUITE, "utf-8")
-        self.corpus("corpus/test", LANGUAGES)
-        self.store.make(
-            TokenizerRecipe(kind="tokenizer", name="tokenizer/test", version="1", corpora=("corpus/test@1",), vocabulary=400),
-            root,
-            lambda job: Made(body=TokenizerBody(algorithm="byte-level-bpe", vocabulary=400)),
-            Options(),
-        )
-        self.checkpoint("checkpoint/test", write_model)
-        self.recipe = EvaluationRecipe(
-            kind="evaluation",
-            name="scorecard/test",
-            version="1",
-            model="checkpoint/test@1",
-            suite="small",
-            suite_files=("small.toml", "sentences/*.jsonl"),
-            heldout="corpus/test@1",
-        )
-
-    def corpus(self, name: str, languages: tuple[str, ...]) -> None:
-        source = Source(name="web", form="jsonl", files=("small.toml",))
-        recipe = CorpusRecipe(
-            kind="corpus", name=name, version="1", languages=languages, source=(source,), thresholds=("small.toml",)
-        )
-        self.store.make(recipe, self.base, make_corpus, Options())
-
-    def checkpoint(self, name: str, write: Callable[[Path], None]) -> None:
-        def make(job: Job[InitRecipe]) -> Made:
-            write(job.folder)
-            return Made(body=Checkpoint(stage="init", architecture="LlamaForCausalLM", parameters=1))
-
-        self.models += 1
-        sizes: Any = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 2, "key_value_heads": 1, "head_dim": 16}
-        recipe = InitRecipe(
-            kind="init",
-            name=name,
-            version="1",
-            tokenizer="tokenizer/test@1",
-            architecture="llama",
-            max_length=WINDOW,
-            seed=self.models,
-            **sizes,
-        )
-        self.store.make(recipe, self.base, make, Options())
-
-    def folder(self, ref: str) -> Path:
-        return self.store.folder(self.store.require(ref).ref)
-
-    def evaluate(self, **changes: Any) -> tuple[Artifact, Scorecard, list[dict[str, Any]]]:
-        artifact = self.store.make(replace(self.recipe, **changes), self.base, evaluate_model, Options())
-        assert isinstance(artifact.body, Scorecard)
-        return artifact, artifact.body, pq.read_table(self.store.folder(artifact.ref) / artifact.tables["items"]).to_pylist()
-
-    def tasks(self) -> list[LanguageTask]:
-        files = [self.base / "small.toml", *sorted((self.base / "sentences").iterdir())]
-        suite = read_suite("small", files)
-        return list(suite_tasks(suite, files, self.store.require("corpus/test@1"), self.folder("corpus/test@1")))
-
-    def variant(self, name: str, change: Callable[[Path], None]) -> str:
-        """Reference of a copy of the checkpoint, changed before it was recorded."""
-
-        def write(folder: Path) -> None:
-            shutil.copytree(self.folder("checkpoint/test@1"), folder, dirs_exist_ok=True)
-            (folder / "artifact.json").unlink()
-            change(folder)
-
-        self.checkpoint(name, write)
-        return f"{name}@1"
+from .small_world import LANGUAGES, SUITE, WINDOW, World
 
 
 @pytest.fixture(scope="module")
@@ -281,8 +125,8 @@ def test_an_oracle_is_always_right(world: World) -> None:
     tasks = world.tasks()
     samples = ask(Oracle({item.texts[item.gold] for task in tasks for item in task.items}), tasks)
     for task in tasks:
-        rows = list(evaluate_module._item_rows(task, samples[harness_name(task)], "oracle"))
-        for score in evaluate_module._scores(task, rows):
+        rows, _ = likelihood_rows(task, samples[harness_name(task)], "oracle")
+        for score in likelihood_scores(task, rows):
             expected = {"acc": 1.0, "margin": -math.log(1 + 3 / math.e), "bits_per_byte": 3.0}[score.metric]
             assert score.value == pytest.approx(expected) and score.stderr == pytest.approx(0, abs=1e-9)
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sea_lion.eval.gate import Compared, compare
+from sea_lion.eval.gate import compare
+from sea_lion.eval.node_tests import Compared
 from sea_lion.eval.policy import Bounds, Floor, Policy, Rule, read_policy
 
 from .scorecards import BASE, POLICIES, Rows, changed, item_row, items

@@ -184,6 +184,17 @@ def test_a_gate_without_what_its_policy_needs_is_refused(shelf: Shelf, policy: s
     assert not (shelf.root / "decision").exists()
 
 
+def test_a_policy_that_names_what_no_scorecard_has_is_refused(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.model("new", BASE)
+    shelf.model("old", BASE)
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "x"\n[[floors]]\nmetric = "acc"\nlevel = "language"\nlanguage = "xho"\nvalue = 0.2\n', "utf-8")
+    recipe = replace(shelf.recipe(), policy=(str(path),))
+    with pytest.raises(RecipeError, match="no scorecard has the language 'xho'") as caught:
+        shelf.store.make(recipe, shelf.root, decide, Options())
+    assert caught.value.key == "floors.0.language" and not (shelf.root / "decision").exists()
+
+
 def test_changed_or_missing_items_are_refused(shelf: Shelf) -> None:
     shelf.model("new", BASE)
     shelf.model("old", BASE)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sea_lion.eval.metrics import ItemValue, accuracy, bits_per_byte, margin, weighted_score
+from sea_lion.eval.metrics import ItemValue, accuracy, bits_per_byte, choice_values, margin, weighted_score
+from sea_lion.eval.suite import Item
 
 VALUES = st.lists(st.floats(-50, 50), min_size=2, max_size=30)
 
@@ -61,3 +62,29 @@ def test_margin_is_a_log_probability_that_agrees_with_accuracy(values: list[floa
     assert math.fsum(math.exp(margin(values, i)) for i in range(4)) == pytest.approx(1)
     if margin(values, gold) > math.log(0.5):
         assert accuracy(values, gold) == 1.0
+
+
+def test_whole_texts_are_compared_by_their_sums() -> None:
+    item = Item(id="a", cluster="a", texts=("ab", "abcd"), gold=1)
+    assert choice_values(item, [-2.0, -3.0]) == {"acc": 0.0, "margin": pytest.approx(math.log(1 / (1 + math.e)))}
+
+
+def test_with_a_context_the_ends_are_compared_per_byte() -> None:
+    item = Item(id="a", cluster="a", texts=("Q: no", "Q: never!"), gold=1, context="Q: ")
+    # no: -2 nats over 2 bytes; never!: -3 over 6; the mean end has 4 bytes
+    values = choice_values(item, [-12.0, -13.0, -10.0])
+    assert values["acc"] == 1.0
+    assert values["margin"] == pytest.approx(margin([-2 / 2 * 4, -3 / 6 * 4], 1))
+
+
+@given(st.lists(st.floats(-90, -1), min_size=3, max_size=3), st.floats(-500, 0))
+def test_the_contexts_own_likelihood_is_no_evidence(ends: list[float], context: float) -> None:
+    item = Item(id="a", cluster="a", texts=("Q\na", "Q\nbb", "Q\nccc"), gold=2, context="Q\n")
+    shifted = choice_values(item, [*(end + context for end in ends), context])
+    assert shifted["margin"] == pytest.approx(choice_values(item, [*ends, 0.0])["margin"], abs=1e-6)
+
+
+def test_a_log_likelihood_too_few_is_refused() -> None:
+    item = Item(id="a", cluster="a", texts=("Qa", "Qb"), context="Q")
+    with pytest.raises(ValueError, match="a needs 3 log-likelihoods, not 2"):
+        choice_values(item, [-1.0, -2.0])

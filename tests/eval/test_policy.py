@@ -8,9 +8,11 @@ import pytest
 
 from sea_lion.catalog.errors import RecipeError
 from sea_lion.catalog.fingerprint import fingerprint
-from sea_lion.eval.policy import Bounds, Policy, Rule, Split, read_policy
+from sea_lion.eval.policy import Bounds, Claim, Floor, Policy, Rule, Split, check_names, read_policy
 
 POLICIES = Path(__file__).parents[2] / "eval" / "policies"
+BUILT_IN = ("base", "cpt", "instruct", "merge", "align", "final", "leaderboard-grade", "leaderboard-auto")
+BOUNDS = Bounds(tolerance=0.1, margin=0.2)
 RULE = """
 [[rules]]
 metric = "acc"
@@ -24,7 +26,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["base", "cpt", "instruct", "merge", "align", "final"])
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_policies_are_read_and_named_by_their_file(name: str) -> None:
     policy = read_policy(POLICIES / f"{name}.toml")
     assert policy.name == name
@@ -32,7 +34,7 @@ def test_built_in_policies_are_read_and_named_by_their_file(name: str) -> None:
 
 
 def test_every_policy_file_is_tested_here() -> None:
-    assert {path.stem for path in POLICIES.glob("*.toml")} == {"base", "cpt", "instruct", "merge", "align", "final"}
+    assert {path.stem for path in POLICIES.glob("*.toml")} == set(BUILT_IN)
 
 
 def test_continued_pre_training_must_improve_bits_per_byte_against_its_parent() -> None:
@@ -66,6 +68,13 @@ def test_only_stages_that_teach_something_else_may_cost_bits_per_byte() -> None:
         ('name = "x"\nwaivers = ["abc"]' + RULE, "(file)", "64"),
         ('name = "x"\nalpha = "5%"' + RULE, "alpha", "number"),
         ('name = "x"\n[split]\nsuite = 0.9' + RULE, "split", "add up to 1"),
+        ('name = "x"\nmargin = "auto"' + RULE, "(file)", "needs the churn of 'acc'"),
+        ('name = "x"\n[noise.acc]\nsigma_run = -0.1' + RULE, "noise.acc", "at least 0"),
+        ('name = "x"\n[noise.acc]\nsigma = 0.1' + RULE, "noise.acc.sigma", "did you mean 'sigma_run'"),
+        ('name = "x"\n[tiers]\nitems = 250\nalpha = 0.05' + RULE, "(file)", "tiers.alpha must be below alpha"),
+        ('name = "x"\n[limits]\nnulls = 5' + RULE, "limits", "shares"),
+        ('name = "x"' + RULE + 'languages = ["ta"]', "rules.0", "'ta' is not an ISO 639-3 code; did you mean 'tam'"),
+        ('name = "x"\n[[floors]]\nmetric = "acc"\nlevel = "suite"\nlanguage = "tam"\nvalue = 1', "floors.0", "not 'suite'"),
         ('name = x"', "", "is not TOML"),
     ],
 )
@@ -74,6 +83,34 @@ def test_a_wrong_policy_is_refused_by_file_and_key(tmp_path: Path, text: str, ke
     with pytest.raises(RecipeError) as caught:
         read_policy(path)
     assert caught.value.key == key and problem in caught.value.problem and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "policy,key,meant",
+    [
+        (Policy(name="x", floors=(Floor(metric="ac", level="suite", value=0.1),)), "floors.0.metric", "'acc'"),
+        (
+            Policy(name="x", floors=(Floor(metric="acc", level="language", language="tqm", value=0.1),)),
+            "floors.0.language",
+            "'tam'",
+        ),
+        (Policy(name="x", floors=(Floor(metric="acc", level="task", task="nlj", value=0.1),)), "floors.0.task", "'nli'"),
+        (Policy(name="x", rules=(Rule(metric="score", languages=("thx",), suite=BOUNDS),)), "rules.0.languages", "'tha'"),
+        (
+            Policy(name="x", rules=(Rule(metric="acc", suite=BOUNDS),), claims=(Claim(metric="acb"),)),
+            "claims.0.metric",
+            "'acc'",
+        ),
+    ],
+)
+def test_what_no_scorecard_has_is_named_with_the_nearest(policy: Policy, key: str, meant: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        check_names(policy, "p.toml", {"acc"}, {"tam", "tha"}, {"nli", "qa"})
+    assert (
+        caught.value.key == key
+        and "no scorecard has the" in caught.value.problem
+        and f"did you mean {meant}?" in str(caught.value)
+    )
 
 
 def test_the_fingerprint_is_of_the_rules_and_not_of_the_text(tmp_path: Path) -> None:

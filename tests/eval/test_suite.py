@@ -14,7 +14,7 @@ from sea_lion.catalog.fingerprint import fingerprint
 from sea_lion.catalog.languages import LANGUAGES
 from sea_lion.catalog.recipes import external_files, read_table
 from sea_lion.eval.recipe import EvaluationRecipe
-from sea_lion.eval.suite import LanguageTask, SuiteDefinition, TaskDefinition, read_suite, word_order_task
+from sea_lion.eval.suite import LanguageTask, SuiteDefinition, TaskDefinition, choice_task, read_suite, word_order_task
 
 ORDER = TaskDefinition(name="order", form="word-order", items="sentences", seed="s")
 SENTENCE = {"context": "The children", "ending": ["walk", "to school", "along", "the road."]}
@@ -124,6 +124,52 @@ def test_a_language_without_items_is_named(tmp_path: Path) -> None:
         word_order_task(ORDER, "tha", [item_file(tmp_path, json.dumps(SENTENCE))])
 
 
+CHOICES = TaskDefinition(name="gap", form="choices", items="sentences", seed="s")
+CLOZE = {"text": "Two ___ of bread.", "choices": ["loaves", "drops", "herds", "sheets"]}
+QUESTIONS = [
+    {"text": "Who?", "choices": ["Ann", "Bob", "Cy", "Di"]},
+    {"text": "When?", "choices": ["now", "then", "soon", "later"]},
+]
+
+
+def test_a_choice_fills_the_gap_or_stands_on_the_next_line(tmp_path: Path) -> None:
+    question = {"text": "2 + 2 = ?", "choices": ["4", "5", "6", "7"], "check": "2+2"}
+    gap, line = choice_task(CHOICES, "eng", [item_file(tmp_path, json.dumps(CLOZE), json.dumps(question))]).items
+    assert gap.texts[gap.gold] == "Two loaves of bread."
+    assert set(gap.texts) == {f"Two {word} of bread." for word in CLOZE["choices"]}
+    assert line.texts[line.gold] == "2 + 2 = ?\n4"
+    assert (line.gold - gap.gold) % 4 == 1  # by turns
+    assert gap.asked == gap.texts
+    assert gap.cluster != line.cluster
+
+
+def test_questions_on_a_passage_are_one_cluster_and_compared_per_byte(tmp_path: Path) -> None:
+    path = item_file(tmp_path, json.dumps({"passage": "Ann came now.", "questions": QUESTIONS}))
+    task = TaskDefinition(name="read", form="choices", items="sentences", norm="byte")
+    who, when = choice_task(task, "eng", [path]).items
+    assert who.cluster == when.cluster != who.id
+    assert (who.texts[who.gold], who.context) == ("Ann came now.\nWho?\nAnn", "Ann came now.\nWho?\n")
+    assert who.asked == (*who.texts, who.context)
+    plain = choice_task(CHOICES, "eng", [path]).items[0]
+    assert (set(plain.texts), plain.context) == (set(who.texts), "")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"text": "Two ___ of ___.", "choices": ["a", "b", "c", "d"]}, "one gap"),
+        ({"text": "Two ___.", "choices": ["a", "b", "b", "c"]}, "must differ"),
+        ({"text": "Two ___.", "choices": ["a", "b", "c"]}, "line 1: needs 4 choices, not 3"),
+        ({"text": "Two ___.", "choices": ["a", "b", " ", "c"]}, "must hold text"),
+        ({"passage": "P.", "questions": []}, "there must be questions"),
+        ({"text": "Two ___.", "choice": ["a"]}, "did you mean 'choices'"),
+    ],
+)
+def test_bad_choices_are_named(tmp_path: Path, line: object, message: str) -> None:
+    with pytest.raises((CorruptInput, RecipeError), match=message):
+        choice_task(CHOICES, "eng", [item_file(tmp_path, json.dumps(line))])
+
+
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     table = {"kind": "evaluation", "name": "scorecard/x", "version": "1", "model": "m/x@1", "suite": "smok", "heldout": "c/x@1"}
     with pytest.raises(RecipeError, match=r"suite 'smok' is not built in \(there is: smoke\)"):
@@ -140,6 +186,8 @@ def definition(name: str = "x", language: str = "eng", task: str = 'name = "a"\n
         (definition(name="other"), "is 'other', the recipe asks for 'x'"),
         (definition(task='name = "a"\nform = "documents"'), "needs 'source'"),
         (definition(task='name = "a"\nform = "word-order"\nitems = "s"\nchoices = 1'), "choices must be at least 2"),
+        (definition(task='name = "a"\nform = "word-order"\nitems = "s"\nnorm = "byte"'), "norm is for tasks of form 'choices'"),
+        (definition(task='name = "a"\nform = "instructions"'), "needs 'items'"),
         (definition(language="en"), "ISO 639-3"),
         (definition().replace("window_tokens = 8", "window_tokens = 1"), "window_tokens must be at least 2"),
         (definition() + '[[task]]\nname = "a"\nform = "documents"\nsource = "text"\n', "their names differ"),

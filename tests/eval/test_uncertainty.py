@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sea_lion.eval.uncertainty import Sample, estimate, flip_p_value, holm, tango_bounds, tango_z
+from sea_lion.eval.resampling import flip_p_value
+from sea_lion.eval.uncertainty import Sample, estimate, holm, tango_bounds, tango_z
 
 VALUES = st.lists(st.floats(-3, 3), min_size=2, max_size=18)
 
@@ -117,6 +118,42 @@ def test_equal_binary_samples_are_pooled_and_unequal_ones_are_not() -> None:
     assert (pooled.lower, pooled.upper) == pytest.approx(tango_bounds(3, 4, 40, 0.95))
     unequal = estimate([sample(a, weight=0.3, is_binary=True), sample(b, names, weight=0.7, is_binary=True)], 0.0, 0.95)
     assert unequal.delta == pytest.approx(0.3 * 3 / 20 - 0.7 * 4 / 20)
+
+
+def test_unequal_proportions_are_added_by_squares_and_keep_their_level() -> None:
+    generator, sizes, weights, missed = np.random.default_rng(2), (20, 60, 300), (0.5, 0.25, 0.25), 0
+    for _ in range(400):
+        parts = [generator.choice([-1.0, 0.0, 1.0], size, p=[0.1, 0.85, 0.05]) for size in sizes]
+        samples = [
+            sample(list(part), [f"{i}-{j}" for j in range(len(part))], weight=weight, is_binary=True)
+            for i, (part, weight) in enumerate(zip(parts, weights, strict=True))
+        ]
+        found = estimate(samples, 0.0, 0.95)
+        missed += found.lower > -0.05
+        assert found.method == "mover" and found.lower < found.delta < found.upper
+        # The p value is that of the bound which touches the tolerance.
+        if 0.001 < found.p_value < 0.5:
+            assert estimate(samples, 0.0, 1 - found.p_value).upper == pytest.approx(0.0, abs=1e-6)
+    assert 0.015 < missed / 400 < 0.085
+
+
+@given(seed=st.integers(0, 2**32 - 1), noise=st.sampled_from([0.0, 0.001]))
+@settings(max_examples=60, deadline=None)
+def test_added_squares_are_monotone_in_every_item(seed: int, noise: float) -> None:
+    generator = np.random.default_rng(seed)
+    parts = [generator.choice([-1.0, 0.0, 1.0], size) for size in (4, 9, 15)]
+    names = [[f"{i}-{j}" for j in range(len(part))] for i, part in enumerate(parts)]
+    which = int(generator.integers(3))
+    raised = [part.copy() for part in parts]
+    raised[which][0] = min(raised[which][0] + 1, 1.0)
+    before, after = (
+        estimate(
+            [sample(list(p), n, w, True) for p, n, w in zip(side, names, (0.2, 0.5, 0.3), strict=True)], 0.1, 0.95, noise=noise
+        )
+        for side in (parts, raised)
+    )
+    assert after.lower >= before.lower - 1e-9 and after.upper >= before.upper - 1e-9
+    assert after.p_value >= before.p_value - 1e-9
 
 
 def test_a_single_cluster_is_refused() -> None:

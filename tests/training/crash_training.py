@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import runpy
@@ -23,8 +22,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -35,7 +34,7 @@ COMPARED = ("model.safetensors", "training_log.parquet", "training_parts.parquet
 """Files of the trained stage; its tables of pace hold times."""
 PATIENCE = 120.0
 """Seconds that an attempt may take."""
-PRELOADED = ["sea_lion.cli", "sea_lion.training.train", "torch._dynamo", "transformers.models.llama.modeling_llama"]
+FORKED: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "forked.py")))
 
 
 @dataclass
@@ -115,7 +114,7 @@ class Attempts:
         file = self.place.file(recipe, self.place.base / f"{recipe.name.replace('/', '-')}.toml")
         self.counts["attempts"] += 1
         if self.processes == 1:
-            process = started(["train", str(file), "--catalog", str(self.place.store.root)])
+            process = FORKED.started("sea_lion.cli", "train", str(file), "--catalog", str(self.place.store.root))
             return psutil.Process(process.pid)
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
         module = ["-m", "sea_lion.training.launch", str(file), str(self.place.store.root)]
@@ -159,6 +158,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     conftest = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
+    FORKED.preload()
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="crash-training-") as scratch:
         counts, wrong = under_fire(conftest["fill"](Path(scratch)), given.processes, given.kills, given.seed)
@@ -180,32 +180,5 @@ def under_fire(place: Any, processes: int, kills: int, seed: int) -> tuple[Count
     return attempts.counts, wrong
 
 
-def started(command: list[str], **environment: str) -> BaseProcess:
-    """`sea-lion COMMAND`, or with `WORLD_SIZE` in the environment one process of `sea_lion.training.launch COMMAND`.
-
-    The process comes from a server that has imported torch: a start takes tenths of a second, not eight seconds.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    given = {"COMMAND": command, "ENVIRONMENT": environment}
-    process = context.Process(target=runpy.run_path, args=(__file__, given, "__attempt__"), daemon=True)
-    process.start()
-    return process
-
-
-def attempt(command: list[str], environment: dict[str, str]) -> int:
-    """The command, in a process of the server."""
-    from sea_lion import cli
-    from sea_lion.training import launch, processes
-
-    processes.THREADS = 1
-    os.environ.update(environment)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-    return launch.main(command) if environment else cli.main(command)
-
-
-if __name__ == "__attempt__":
-    sys.exit(attempt(globals()["COMMAND"], globals()["ENVIRONMENT"]))
 if __name__ == "__main__":
     sys.exit(main())

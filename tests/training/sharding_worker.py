@@ -1,4 +1,4 @@
-"""What two processes measure for test_sharding.py, all in one launch: `torchrun ... sharding_worker.py FOLDER`.
+"""What two processes measure for test_sharding.py, all in one launch: `sharding_worker.py FOLDER`, started twice.
 
 Rank 0 writes `FOLDER/measured.json`: for each process and scenario the figures that the tests judge.
 """

@@ -1,8 +1,9 @@
 """A small training loop for the tests of checkpoints and interruptions: a tiny Llama or tied Gemma-2, alone or sharded.
 
-`start` runs it in processes of a fork server, which has imported torch once: a start costs a tenth of a second.
+`start` runs it in processes of the fork server that `tests/conftest.py` has import torch: a start costs a tenth of a second.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -28,13 +29,6 @@ from sea_lion.training.processes import Processes
 from sea_lion.training.recipe import Optimizer
 
 VOCABULARY, LENGTH, ROWS = 64, 16, 4
-PRELOADED = [
-    "sea_lion.training.checkpoint",
-    "torch._dynamo",
-    "torch.distributed.fsdp",
-    "transformers.models.gemma2.modeling_gemma2",
-    "transformers.models.llama.modeling_llama",
-]
 
 
 def model_of(architecture: str, seed: int = 0) -> nn.Module:
@@ -148,6 +142,7 @@ def fail(partial: Path, step: int, rank: int, at: dict[str, Any]) -> None:
 
 def main(folder: Path, rank: int, world: int, settings: dict[str, Any]) -> None:
     """One of the processes."""
+    gc.freeze()  # of what the fork server has imported
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     if world == 1:
@@ -165,7 +160,6 @@ def start(folder: Path, world: int, **settings: Any) -> list[BaseProcess]:
     """Start the loop in `world` processes."""
     folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
     given = [{"GIVEN": (str(folder), rank, world, settings)} for rank in range(world)]
     processes = [context.Process(target=runpy.run_path, args=(__file__, each, "__main__"), daemon=True) for each in given]
     for process in processes:

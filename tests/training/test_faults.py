@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -49,21 +48,15 @@ def ends(place: Any, recipe: TrainRecipe, world: int, until: Callable[[], bool] 
     """Make a stage in `world` processes, the last of which gets SIGTERM when `until` says so; returns the exit codes."""
     file = str(place.file(recipe, place.base / f"{recipe.name.replace('/', '-')}.toml"))
     if world == 1:
-        processes = [CRASH.started(["train", file, "--catalog", str(place.store.root)])]
+        processes = [CRASH.FORKED.started("sea_lion.cli", "train", file, "--catalog", str(place.store.root))]
     else:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(world)}
-        command = [file, str(place.store.root)]
-        processes = [CRASH.started(command, RANK=str(rank), LOCAL_RANK=str(rank), **meeting) for rank in range(world)]
+        processes = CRASH.FORKED.together(world, "sea_lion.training.launch", file, str(place.store.root))
     while until and not until() and processes[-1].is_alive():
         time.sleep(0.002)
     if until:
         os.kill(processes[-1].pid, signal.SIGTERM)
-    for process in processes:
-        process.join(60)
-        process.kill()
-    return [process.exitcode for process in processes]
+    codes: list[int | None] = CRASH.FORKED.exit_codes(processes, 60)
+    return codes
 
 
 def is_logged(lines: Path) -> bool:

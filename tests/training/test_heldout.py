@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import runpy
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,28 +121,10 @@ def test_rows_are_full(tmp_path: Path) -> None:
     assert max(held) <= LENGTH and len(held) <= -(-sum(held) // LENGTH) + 1
 
 
-def launched(folder: Path) -> tuple[list[int | None], list[str]]:
-    """Two workers together; exit codes and what they said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    worker = [sys.executable, str(Path(__file__).with_name("meter_worker.py")), str(folder)]
-    running = [
-        subprocess.Popen(
-            worker, env=os.environ | together | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in ("0", "1")
-    ]
-    problems = [process.communicate(timeout=120)[1] for process in running]
-    return [process.returncode for process in running], problems
-
-
-def test_two_processes_measure_the_same(tmp_path: Path) -> None:
-    codes, problems = launched(tmp_path)
-    while "address already in use" in str(problems).lower():  # another test took the port that was free
-        codes, problems = launched(tmp_path)
-    assert codes == [0, 0], problems
+def test_two_processes_measure_the_same(tmp_path: Path, forked: Any) -> None:
+    workers = forked.together(2, Path(__file__).with_name("meter_worker.py"), str(tmp_path), says=tmp_path)
+    said = [tmp_path / rank / "stderr" for rank in ("0", "1")]
+    assert forked.exit_codes(workers, 120) == [0, 0], [path.read_text()[-3000:] for path in said]
     one, two = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert one["state"] == two["state"] and one["rows"] == two["rows"] and one["losses"] == two["losses"]
     check(one["heldout"])

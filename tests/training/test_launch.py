@@ -87,41 +87,39 @@ def test_torchrun_says_what_is_wrong_once(recipe: Path) -> None:
     assert list(Path("logs").rglob("stderr.log"))
 
 
-def test_torchrun_hands_on_that_it_was_stopped(tmp_path: Path) -> None:
+def test_torchrun_hands_on_that_it_was_stopped(tmp_path: Path, forked: Any) -> None:
     """One launch: a process that ends with 75, as an interrupted run does."""
     (tmp_path / "stopped.py").write_text("import os, sys, time\nos.environ['RANK'] == '0' or time.sleep(1)\nsys.exit(75)\n")
     (tmp_path / "broken.py").write_text("raise ZeroDivisionError\n")
-    for script, code in (("stopped.py", 75), ("broken.py", 1)):
-        command = [sys.executable, "-m", "sea_lion.training.launch", "torchrun", "--standalone", "--nproc-per-node", "2"]
-        done = subprocess.run(
-            [*command, str(tmp_path / script)], env=environment(), capture_output=True, timeout=300, check=False
-        )
-        assert done.returncode == code, done.stderr
+    flags = ("torchrun", "--standalone", "--nproc-per-node", "2")
+    scripts = [str(tmp_path / name) for name in ("stopped.py", "broken.py")]
+    launched = [forked.started("sea_lion.training.launch", *flags, script) for script in scripts]
+    assert forked.exit_codes(launched, 300) == [75, 1]
 
 
-@pytest.mark.parametrize("moment", ["starting", "training"])
-def test_torchrun_is_stopped_and_goes_on(place: Any, recipe: Path, moment: str) -> None:
-    """Two processes are told to stop while they start, or in the middle; the same script makes the model, and none is left."""
-    train = place.cpt(f"launched-{moment}", batch_sequences=2, checkpoint_steps=1000)
+def test_torchrun_is_stopped_twice_and_goes_on(place: Any, recipe: Path) -> None:
+    """Two processes are told to stop while they start, then in the middle; the same script makes the model, none is left."""
+    train = place.cpt("launched", batch_sequences=2, checkpoint_steps=1000)
     place.file(train, recipe)
     written("torchrun", "--devices-per-node", "2", "--set", "log_steps=5")
     given = environment(SEA_LION_CATALOG=str(place.store.root))
     lines = place.store.resume_folder(train.ref) / "log.jsonl"
 
-    def is_time() -> bool:
+    def is_time(moment: str) -> bool:
         if moment == "starting":
             return bool(list(Path("logs").rglob("stderr.log")))
         return bool(lines.exists() and lines.stat().st_size)
 
-    with subprocess.Popen(["bash", "torchrun.sh"], env=given, stderr=subprocess.PIPE, text=True) as running:
-        deadline = time.monotonic() + 200
-        while not is_time() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        running.send_signal(signal.SIGTERM)
-        _, said = running.communicate(timeout=200)
-    assert running.returncode == 75, said
-    assert place.store.get(train.ref) is None
-    assert bool(list(lines.parent.glob("latest/step-*"))) == (moment == "training")
+    for moment in ("starting", "training"):
+        with subprocess.Popen(["bash", "torchrun.sh"], env=given, stderr=subprocess.PIPE, text=True) as running:
+            deadline = time.monotonic() + 200
+            while not is_time(moment) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            running.send_signal(signal.SIGTERM)
+            _, said = running.communicate(timeout=200)
+        assert running.returncode == 75, said
+        assert place.store.get(train.ref) is None
+        assert bool(list(lines.parent.glob("latest/step-*"))) == (moment == "training")
     done = subprocess.run(["bash", "torchrun.sh"], env=given, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     assert place.store.get(train.ref).body.step == 40

@@ -1,11 +1,8 @@
 """Two processes compute what one does, in every way of training, and a folder that cannot be trained is refused in one line."""
 
 import json
-import os
 import runpy
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -45,12 +42,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def problems(folder: Path) -> list[str]:
+    """What the two processes said last."""
+    return [(folder / rank / "stderr").read_text()[-3000:] for rank in ("0", "1")]
+
+
 @pytest.fixture(scope="module")
-def measured(folder: Path) -> Any:
+def measured(folder: Path, forked: Any) -> Any:
     """What two processes measure, each scenario in turn."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER), str(folder)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert forked.exit_codes(forked.together(2, WORKER, str(folder), says=folder), 200) == [0, 0], problems(folder)
     return json.loads((folder / "measured.json").read_text())
 
 

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import runpy
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,16 +28,6 @@ from sea_lion.training.train import train_model
 from sea_lion.training.vocabulary import train_tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "training_losses.json"
-LAUNCH = "sea_lion.training.launch"
-
-
-def command(*arguments: str) -> dict[str, Any]:
-    return {
-        "args": [sys.executable, *arguments],
-        "env": {**os.environ, "OMP_NUM_THREADS": "1"},
-        "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.PIPE,
-    }
 
 
 def content(artifact: Artifact) -> dict[str, str]:
@@ -227,13 +215,12 @@ def test_heldout_losses_are_measured(place: Any) -> None:
         place.train(place.cpt("trained-on", heldout="token-files/t@1"))
 
 
-def test_sharded_over_two_processes_it_trains_the_same(place: Any, tmp_path: Path) -> None:
+def test_sharded_over_two_processes_it_trains_the_same(place: Any, forked: Any, tmp_path: Path) -> None:
     recipe = place.cpt("sharded", micro_batch=1, batch_sequences=5, checkpoint_steps=7)
     file = place.file(recipe, tmp_path / "recipe.toml")
     alone = place.train(replace(recipe, name="model/alone", version="dev", micro_batch=0))
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", LAUNCH)
-    done = subprocess.run(**command(*torchrun, str(file), str(place.store.root)), timeout=100)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    launched = forked.together(2, "sea_lion.training.launch", str(file), str(place.store.root), says=tmp_path)
+    assert forked.exit_codes(launched, 100) == [0, 0], (tmp_path / "0" / "stderr").read_text()[-3000:]
     sharded = place.store.require("model/sharded@1")
     for one, two in zip(place.log(alone), place.log(sharded), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)
