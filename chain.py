@@ -298,7 +298,9 @@ def stage_history(lineage: LineageRecipe, stage: Stage, base: Path, store: Store
     A scorecard of another version serves where it is of the same model, suite and held-out documents.
     """
     policy, names = _policy(stage, base), [other.name for other in lineage.stage]
-    history = history_of(store, policy, names[: names.index(stage.name)], lineage.version)
+    decided = store.get(ArtifactRef.parse(f"decision/{stage.name}@{lineage.version}"))
+    until = decided.provenance.created if decided else ""
+    history = history_of(store, policy, names[: names.index(stage.name)], lineage.version, until)
     last = last_promotion(store, stage.name, f"decision/{stage.name}@{lineage.version}")
     if last is None or all(rule.against != "last" for rule in policy.rules):
         return history, None

@@ -1,6 +1,7 @@
 """The command line: `sea-lion build | train | merge | evaluate | gate | promote | run | report | catalog`.
 
-Exit codes: 0 done, 1 a bug (with a traceback), 2 a recipe or usage error (one line); `gate`: 0 pass, 1 fail, 2 hold, 3 error.
+Exit codes: 0 done, 1 a bug (with a traceback), 2 a recipe or usage error (one line); `gate`: 0 pass, 1 fail, 2 hold, 3 error,
+a recipe that is wrong included.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from .catalog.commands_care import add_care
 from .catalog.commands_detail import add_detail
 from .catalog.errors import RecipeError, SeaLionError
 from .catalog.recipes import Recipe, read_recipe
-from .catalog.records import Artifact, GateDecision
+from .catalog.records import Artifact, GateDecision, Promotion
 from .catalog.remote import store_at
 from .catalog.store import Options, Store
 from .catalog.tables import render
-from .eval.commands import add_eval, add_gate_tools, tell_github
+from .eval.commands import add_eval, add_gate_tools, copy_reports, tell_github
 from .eval.promotion_commands import add_promote_flags
 from .training.flags import add_train_flags
 
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return cast(int, options.command(options))
     except SeaLionError as error:
         print(f"sea-lion: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+        return getattr(error, "exit_code", _usage(options))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -66,10 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         print(f"sea-lion: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
+        return _usage(options)
     except KeyboardInterrupt:
         print("sea-lion: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _usage(options: argparse.Namespace) -> int:
+    """Exit code of what was asked wrongly: of a gate 2 means hold, so there it is 3, as for scores that cannot be compared."""
+    return GATE_EXIT["error"] if getattr(options, "verb", "") == "gate" else 2
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
@@ -108,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
             add_train_flags(made)
         if verb == "promote":
             add_promote_flags(made)
+        if verb == "gate":
+            made.add_argument("--output", type=Path, metavar="DIR", help="copy the decision's reports there as well")
         if verb == "build":
             made.add_argument(
                 "--from-plan",
@@ -236,7 +244,13 @@ def _make(arguments: argparse.Namespace) -> int:
     if isinstance(artifact.body, GateDecision):
         print(f"{artifact.body.verdict}: {artifact.body.reason}")
         tell_github(store.folder(artifact.ref))
+        if arguments.output:
+            copy_reports(store.folder(artifact.ref), arguments.output)
         return GATE_EXIT[artifact.body.verdict]
+    if isinstance(artifact.body, Promotion):
+        last = store.promotions(artifact.body.stage)[-1]
+        if last.ref != artifact.ref:
+            print(f"{artifact.body.stage} stands by {last.ref}; raise the version to promote again")
     return 0
 
 

@@ -226,8 +226,8 @@ class Evidence:
 
     __pydantic_config__ = STRICT
     role: str
-    """`model`, `decision`, `candidate`, `baseline` and `lender` (scorecards), `debt` (an earlier decision with open loans) or
-    `replaced` (a promotion that was rolled back)."""
+    """`model`, `decision`, `candidate`, `baseline` and `lender` (scorecards), `parent` (the checkpoint that a refusal would
+    have kept), `debt` (an earlier decision with open loans) or `replaced` (a promotion that was rolled back)."""
     artifact: str
     """Its reference."""
     fingerprint: str

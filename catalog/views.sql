@@ -140,14 +140,14 @@ CREATE VIEW stages AS
 CREATE VIEW standings AS
     SELECT a.created, d.ref, d.stage, d.model, d.policy, d.verdict, d.reason, d.on_refusal, d.kept, p.ref AS promotion,
         p.waiver_by, p.waiver_reason, p.waiver_expires
-    FROM decisions d JOIN artifacts a ON a.ref = d.ref LEFT JOIN promotions p ON p.decision = d.ref;
+    FROM decisions d JOIN artifacts a ON a.ref = d.ref LEFT JOIN promotions p ON p.decision = d.ref AND coalesce(p.rolled_back, '') = '';
 
--- The latest score of each model under each suite, task, language and metric.
+-- The latest score of each model under each suite, task, language and metric: what counts, of scorecards that asked all items.
 CREATE VIEW latest_scores AS
     SELECT s.*, a.created FROM scores s JOIN artifacts a ON a.ref = s.ref
-    WHERE s.ref = (
+    WHERE coalesce(s.role, 'score') = 'score' AND s.ref = (
         SELECT o.ref FROM scores o JOIN artifacts b ON b.ref = o.ref
-        WHERE o.model = s.model AND o.suite = s.suite AND o.task = s.task AND o.language = s.language AND o.metric = s.metric
+        WHERE coalesce(b.body->>'limit', '0') = '0' AND o.model = s.model AND o.suite = s.suite AND o.task = s.task AND o.language = s.language AND o.metric = s.metric
         ORDER BY b.created DESC, o.ref DESC LIMIT 1
     );
 

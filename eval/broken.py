@@ -6,7 +6,8 @@ items alone. Only the worst items of each task are listed, and how many there ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..catalog.errors import CorruptInput
 from ..catalog.records import Artifact, Scorecard
+from ..catalog.store import verify_files
 
 LISTED = 20
 """Items listed of each task, the ones that lost most first."""
@@ -57,7 +60,10 @@ class Side:
 
 
 def broken_items(candidate: Side, baseline: Side, listed: int = LISTED) -> list[dict[str, Any]]:
-    """The items that got worse, by `COLUMNS`: at most `listed` a task and metric, `worse` says how many there are."""
+    """The items that got worse, by `COLUMNS`: at most `listed` a task and metric, `worse` says how many there are.
+
+    Raises CorruptInput for a table of answers that is missing, changed or none.
+    """
     connection = duckdb.connect(config={"threads": 1})
     try:
         for name, side in (("candidate", candidate), ("baseline", baseline)):
@@ -69,6 +75,17 @@ def broken_items(candidate: Side, baseline: Side, listed: int = LISTED) -> list[
     finally:
         connection.close()
     return [{"baseline": baseline.card.model, **row} for row in found]
+
+
+def some_of_each(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """At most `count` of the rows in their order, the first ones of every task and language before the second ones of any."""
+    seen: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for place, row in enumerate(rows):
+        key = (row["task"], row["language"])
+        ranked.append((seen[key], place))
+        seen[key] += 1
+    return [rows[place] for place in sorted(place for _, place in sorted(ranked)[:count])]
 
 
 def write_broken(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -85,8 +102,14 @@ def _answers(side: Side) -> pa.Table:
     schema = pa.schema([(name, pa.string()) for name in ("task", "language", "item", "said", "target")])
     if "answers" not in side.artifact.tables:
         return schema.empty_table()
+    path = side.folder / side.artifact.tables["answers"]
+    verify_files(side.folder, side.artifact, [side.artifact.tables["answers"]])
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptInput(path, "", f"is not a table of answers: {str(error).splitlines()[0]}") from error
     said: dict[tuple[str, str, str], dict[str, str]] = {}
-    for row in pq.read_table(side.folder / side.artifact.tables["answers"]).to_pylist():
+    for row in table.to_pylist():
         key = (row["task"], row["language"], row["item"])
         text = row["text"] or _likeliest(row.get("loglikelihoods") or [])
         earlier = said.get(key)

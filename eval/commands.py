@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from ..catalog.progress import reported
 from ..catalog.remote import store_at
 from ..catalog.store import Options
 from .mirror_recipe import MirrorRecipe
+
+log = logging.getLogger(__name__)
 
 
 def add_eval(commands: Any) -> Any:
@@ -111,14 +115,24 @@ def _noise(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def copy_reports(decision: Path, target: Path) -> None:
+    """Copy a decision's reports into a folder, for a CI to keep."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("decision.json", "decision.md", "decision.html", "junit.xml", "broken.parquet"):
+        shutil.copyfile(decision / name, target / name)
+
+
 def tell_github(decision: Path) -> None:
     """In a GitHub workflow: annotations to standard output, and the summary to the step's page."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print((decision / "annotations.txt").read_text("utf-8"), end="")
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
-        with Path(summary).open("a", encoding="utf-8") as file:
-            file.write((decision / "decision.md").read_text("utf-8"))
+        try:
+            with Path(summary).open("a", encoding="utf-8") as file:
+                file.write((decision / "decision.md").read_text("utf-8"))
+        except OSError as error:  # the exit code is the verdict's, whatever becomes of the page
+            log.warning("the step's summary was not written: %s: %s", summary, error.strerror)
 
 
 def _check_profile(benchmark: str, profile: str) -> None:

@@ -13,15 +13,29 @@ import numpy as np
 from ..catalog.records import Score, Scorecard
 from .pairing import HASHES, Asked, Incomparable, Items
 from .policy import Claim, Floor, Limits, Policy, Rule
+from .selection import selects
 
 SETTINGS = ("backend", "dtype", "batch_size", "world_size", "judge", "metricx")
 """Settings of a run that move scores and must be equal; a scorecard of before they were recorded has none."""
+DIGEST = 64
+"""Digits of a sha256, of which a message shows the first twelve."""
 TIER = "tier"
 """The setting of a scorecard that asked only the first tier's items: how many a task."""
 
 
 def require_sound(items: Items, policy: Policy) -> None:
     """Raise Incomparable for a scorecard that nothing may be concluded from."""
+    require_whole(items)
+    for place, block in items.blocks.items():
+        share = block.nulls / max(len(block.values), 1)
+        _within(items.ref, "/".join(place), "said nothing readable", share, policy.limits.nulls)
+    for score in items.card.scores:
+        _within_limits(items.ref, score, policy.limits)
+    _require_complete(items, policy)
+
+
+def require_whole(items: Items) -> None:
+    """Raise Incomparable for items that are cut short by a limit, missing, repeated or without a finite value."""
     if items.card.limit:
         raise Incomparable(
             f"{items.ref} was made with a limit of {items.card.limit} items a task: such numbers are for looking at"
@@ -37,11 +51,6 @@ def require_sound(items: Items, policy: Policy) -> None:
         if len(bad):
             name = block.asked.items[bad[0]]
             raise Incomparable(f"{items.ref}: {'/'.join(place)}/{name} has the value {block.values[bad[0]]:g}")
-        share = block.nulls / max(len(block.values), 1)
-        _within(items.ref, "/".join(place), "said nothing readable", share, policy.limits.nulls)
-    for score in items.card.scores:
-        _within_limits(items.ref, score, policy.limits)
-    _require_complete(items, policy)
 
 
 def _within_limits(ref: str, score: Score, limits: Limits) -> None:
@@ -58,25 +67,18 @@ def _within(ref: str, place: str, what: str, share: float, limit: float) -> None
 
 def _require_complete(items: Items, policy: Policy) -> None:
     """Raise Incomparable when a task without a score is one that a rule, floor or claim is about."""
+    parts: tuple[Rule | Floor | Claim, ...] = (*policy.rules, *policy.floors, *policy.aims(), *policy.claims)
     for entry in items.card.incomplete:
-        parts: tuple[Rule | Floor | Claim, ...] = (*policy.rules, *policy.floors, *policy.claims)
         if any(_is_about(part, entry) for part in parts):
             raise Incomparable(f"{items.ref} has no score for {entry}")
 
 
 def _is_about(part: Rule | Floor | Claim, entry: str) -> bool:
     """Whether a task without a score (`task: why`, `task/language: why`) may be among a rule's."""
-    names = set(entry.partition(":")[0].replace("/", " ").split())
-    tasks: tuple[str, ...]
-    languages: tuple[str, ...]
-    if isinstance(part, Floor):
-        tasks, languages = (part.task,) if part.task else (), (part.language,) if part.language else ()
-    else:
-        tasks, languages = part.tasks, part.languages
-    is_task = not tasks or bool(names & set(tasks))
+    task, _, language = entry.partition(":")[0].strip().partition("/")
+    languages, tasks = part.about() if isinstance(part, Floor) else (part.languages, part.tasks)
     # An entry that names no language is about all of them.
-    is_language = not languages or len(names) < 2 or bool(names & set(languages))
-    return is_task and is_language
+    return selects(tasks, task) and (not language or selects(languages, language))
 
 
 def require_comparable(candidate: Items, baseline: Items, same_prompts: bool) -> None:
@@ -143,4 +145,6 @@ def _require_same_questions(place: str, mine: Asked, other: Asked, columns: Sequ
 def _require_equal(what: str, candidate: Items, baseline: Items, value: Callable[[Scorecard], str]) -> None:
     mine, other = value(candidate.card), value(baseline.card)
     if mine != other:
-        raise Incomparable(f"{what} of {candidate.ref} is {mine or 'none'}, of {baseline.ref} {other or 'none'}")
+        said, also = (value[:12] if len(value) == DIGEST else value or "none" for value in (mine, other))
+        why = ": other items, prompts, tasks or settings" if what == "suite_fingerprint" else ""
+        raise Incomparable(f"{what} of {candidate.ref} is {said}, of {baseline.ref} {also}{why}")

@@ -11,7 +11,11 @@ from ..catalog.pages.frame import framed
 from ..catalog.pages.gates import counted, evidence
 from ..catalog.pages.parts import badge, clipped, language_name, ref, section, table
 from ..catalog.records import GateDecision
+from .broken import some_of_each
 from .decision_report import loan_line
+
+LISTED = 60
+"""Items in the page's table, some of every task and language; `broken.parquet` has more."""
 
 
 def decision_page(decision: GateDecision, broken: Sequence[Mapping[str, Any]]) -> str:
@@ -55,12 +59,22 @@ def _intro(broken: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _broken(broken: Sequence[Mapping[str, Any]]) -> Html | None:
+    shown = some_of_each(broken, LISTED)
+    is_among_several = len({row["baseline"] for row in broken}) > 1
     body: list[list[Child]] = [
         [
-            row["task"], language_name(row["language"]), row["item"], row["metric"], float(row["was"]), float(row["now"]),
+            row["task"], language_name(row["language"]), _short(row["item"]), row["metric"], float(row["was"]),
+            float(row["now"]), *([row["baseline"].partition("/")[2]] if is_among_several else []),
             clipped(row["baseline_answer"]), clipped(row["candidate_answer"]), clipped(row["target"]),
         ]
-        for row in broken
+        for row in shown
     ]  # fmt: skip
-    headings = ["Task", "Language", "Item", "Metric", "Was", "Now", "Baseline answered", "Candidate answered", "Right"]
-    return table(headings, body) if body else None
+    answers = [*(["Baseline"] if is_among_several else []), "Baseline answered", "Candidate answered", "Right"]
+    headings = ["Task", "Language", "Item", "Metric", "Was", "Now", *answers]
+    more = tag("p", f"{len(broken) - LISTED} more are in broken.parquet.") if len(broken) > LISTED else None
+    return inside(table(headings, body, listed=LISTED), more) if body else None
+
+
+def _short(name: str, longest: int = 12) -> Child:
+    """A name that leaves room for the answers; whole where it is short, and on asking."""
+    return name if len(name) <= longest else tag("span", f"{name[: longest - 4]}…", title=name)

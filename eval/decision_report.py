@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
 from ..catalog.fingerprint import plain
 from ..catalog.records import GateDecision, Outcome
+from .broken import some_of_each
 
 ROWS = 400
 """Rows of the Markdown table: GitHub cuts a step's summary at 1 MiB. What does not pass comes first."""
@@ -18,6 +20,7 @@ ANNOTATIONS = 10
 """GitHub shows so many of a kind for a step and drops the rest without a word."""
 SUMMARY_BYTES = 1_000_000
 """GitHub refuses a summary above 1 MiB."""
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _ORDER = {"error": 0, "fail": 1, "hold": 2, "pass": 3}
 
 
@@ -77,13 +80,14 @@ def _table(outcomes: Sequence[Outcome]) -> list[str]:
 def _broken(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "<details><summary>Newly broken items</summary>", "",
-        "| task | language | item | was | now | baseline answered | candidate answered | right |",
-        "|---|---|---|---:|---:|---|---|---|",
+        "| task | language | item | baseline | was | now | baseline answered | candidate answered | right |",
+        "|---|---|---|---|---:|---:|---|---|---|",
     ]  # fmt: skip
-    for row in rows[:BROKEN]:
+    for row in some_of_each(rows, BROKEN):
+        names = [_in_cell(str(row[name])) for name in ("task", "language", "item", "baseline")]
         words = [_in_cell(str(row[name])) for name in ("baseline_answer", "candidate_answer", "target")]
         figures = (f"{row['was']:.3g}", f"{row['now']:.3g}")
-        lines.append(f"| {' | '.join((row['task'], row['language'], row['item'], *figures, *words))} |")
+        lines.append(f"| {' | '.join((*names, *figures, *words))} |")
     if len(rows) > BROKEN:
         lines += ["", f"{len(rows) - BROKEN} more are in `broken.parquet`."]
     return [*lines, "", "</details>"]
@@ -159,7 +163,9 @@ def junit(decision: GateDecision) -> str:
         if element:
             ElementTree.SubElement(case, element, message=_message(outcome))
     ElementTree.indent(suite)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
+    text = ElementTree.tostring(suite, encoding="unicode")
+    # What XML 1.0 has no way to write, and a name or an item may hold.
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + _UNWRITABLE.sub("\ufffd", text) + "\n"
 
 
 def _message(outcome: Outcome) -> str:

@@ -39,10 +39,12 @@ WORDS = {"timeout": "no answer in time", "connection": "no connection", "malform
 class Unanswered(SeaLionError):
     """Questions without an answer, and why; the answers that came before have been handed over."""
 
-    def __init__(self, who: str, missing: int, asked: int, problem: str) -> None:
-        self.who, self.missing, self.asked, self.problem = who, missing, asked, problem
+    def __init__(self, who: str, missing: int, asked: int, problem: str, *, is_final: bool = False) -> None:
+        """`is_final`: asking again gives no more answers."""
+        self.who, self.missing, self.asked, self.problem, self.is_final = who, missing, asked, problem, is_final
         others = "; the others are kept" if missing < asked else ""
-        super().__init__(f"{who}: {problem}: {missing} of {asked} questions have no answer{others}; run again")
+        then = "" if is_final else "; run again"
+        super().__init__(f"{who}: {problem}: {missing} of {asked} questions have no answer{others}{then}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,8 @@ def ask(
     run = _Run(access, who, path, access.key(who))
     asyncio.run(run.all(bodies, read, keep))
     if run.problem:
-        raise Unanswered(who, len(bodies) - run.answered, len(bodies), run.problem)
+        is_final = not run.stopped.is_set()  # only single questions were refused, and each for good
+        raise Unanswered(who, len(bodies) - run.answered, len(bodies), run.problem, is_final=is_final)
 
 
 class _Run:

@@ -20,15 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ..catalog.errors import CorruptInput, RecipeError
+from ..catalog.errors import CorruptInput, RecipeError, Unfinished
 from ..catalog.fingerprint import canonical_json
 from ..catalog.records import Artifact, Checkpoint, Scorecard
 from ..catalog.store import SCRATCH, Job, Made, verify_files
 from .answers import ASKED, StoredLM
 from .backends import Backing, answering, check_backend, endpoint_identity, load_model, tokenizer_of
 from .contamination import TABLE as CONTAMINATED
-from .contamination import write_contamination
+from .contamination import looked_for, write_contamination
 from .family import Family, GenerationFamily, GenerationTask, HarnessFamily, LikelihoodFamily, Suite
+from .overview import overview
 from .pace import Pace
 from .recipe import EvaluationRecipe
 from .rendering import ChatTemplate, Render, bare, history_of
@@ -76,6 +77,8 @@ def evaluate_model(job: Job[EvaluationRecipe]) -> Made:
 
 def _opened(job: Job[EvaluationRecipe]) -> tuple[Suite, dict[str, Mapping[str, Any]]]:
     """The suite, and lm-eval's own tasks by family."""
+    if job.recipe.overlap:
+        looked_for(job)
     suite = open_suite(job)
     suite = replace(suite, families=tuple(limited(family, job.recipe.limit) for family in suite.families))
     names = [family.name for family in suite.families]
@@ -176,6 +179,8 @@ def _made(
     warnings: tuple[str, ...],
 ) -> Made:
     recipe, model = job.recipe, job.inputs[job.recipe.model]
+    if still := [line for result in results for line in result.open]:
+        raise Unfinished(f"{recipe.ref}: {'; '.join(still)} (all answers are kept)")
     items = merged(results, job.folder, ITEMS, ANSWERS)
     scores = tuple(score for result in results for score in result.scores)
     corpora, contamination = write_contamination(job, items) if recipe.overlap else ((), ())
@@ -195,8 +200,10 @@ def _made(
         corpora=corpora,
         contamination=contamination,
     )
-    for line in card.warnings:
+    for line in (*card.warnings, *(f"no score for {line}" for line in card.incomplete)):
         log.warning("%s: %s", recipe.ref, line)
+    for line in overview(card):
+        log.info("%s: %s", recipe.ref, line)
     log.info("%s: %d items of %s scored on %s", recipe.ref, len(items), suite.name, model.ref)
     tables = {"items": ITEMS, "answers": ANSWERS} | ({"contaminated": CONTAMINATED} if recipe.overlap else {})
     return Made(body=card, tables=tables)
@@ -247,12 +254,21 @@ def _rescored(job: Job[EvaluationRecipe], model: Artifact) -> Made:
     rows = pq.read_table(folder / source.tables["answers"]).to_pylist()
     with contextlib.redirect_stderr(io.StringIO()):
         suite, built = _opened(job)
+        _require_storable(recipe, built)
         lm = StoredLM(rows, str(source.ref), int(card.settings["max_length"]))
         asking = Asking(lm=lm, model=str(model.ref), render=_nothing, is_chat=recipe.prompts == "chat", built=built)
         pace = Pace(str(recipe.ref), {f.name: (KINDS[type(f)], 0) for f in suite.families}, False)
         done = Done(job.folder / SCRATCH / "families", source.fingerprint)
         results = [_as_asked(result, lm) for result in run_families(asking, suite.families, done, pace)]
     return _made(job, suite, results, card.settings, (*_kept_warnings(card), f"scored from the answers stored in {source.ref}"))
+
+
+def _require_storable(recipe: EvaluationRecipe, built: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise RecipeError for a task whose score needs more than is stored: whether a text was the most probable one."""
+    for name, task in ((name, task) for tasks in built.values() for name, task in tasks.items()):
+        if task.OUTPUT_TYPE == "loglikelihood":
+            problem = f"holds no answers that {name} can be scored from (it asks whether a text is the most probable one)"
+            raise RecipeError(str(recipe.ref), "answers", f"{problem}; ask the model again")
 
 
 def _nothing(messages: object) -> str:

@@ -92,11 +92,12 @@ class TaskScores:
     warnings: tuple[str, ...] = ()
     """What a reader of the numbers should know, one sentence each."""
     chance: float = 0.0
-    """Share of `whole` that guessing gets in the gated metric (below 1): `points` are counted from it."""
-    whole: float = 1.0
-    """What an item that is all right counts in the gated metric."""
+    """Share that guessing gets of the gated metric (0 to 1, below 1): `points` are counted from it."""
     incomplete: str = ""
     """Why the task has no score (no judge, say), else empty; its scores are then empty and averages are marked."""
+    is_open: bool = False
+    """Whether a task without a score may get one when the same is run again (the judge was down): no scorecard is made then,
+    as a scorecard is not made twice."""
 
 
 class Scorer(Protocol):

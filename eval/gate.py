@@ -22,6 +22,7 @@ from .comparability import require_comparable, require_sound
 from .decision_page import decision_page
 from .decision_report import as_json, junit, markdown, workflow_commands
 from .earlier import Earlier
+from .history import uncollected
 from .loans import outstanding
 from .node_tests import NOTHING, Compared, tested
 from .pairing import Incomparable, Items, read_items
@@ -36,8 +37,8 @@ def decide(job: Job[GateRecipe]) -> Made:
     """Gate a candidate: a `GateDecision`, and beside it the reports for people and CI and the items that broke.
 
     Scorecards that cannot be compared give the verdict `error`. Raises RecipeError for a policy that cannot be read, names what
-    no scorecard has, or asks for a baseline or parent that the recipe does not name, and CorruptInput for scorecards whose
-    items are missing or changed.
+    no scorecard has, or asks for a baseline, parent or loan that the recipe does not name, and CorruptInput for scorecards
+    whose items or answers are missing or changed.
     """
     recipe = job.recipe
     policy = _policy(job)
@@ -45,7 +46,10 @@ def decide(job: Job[GateRecipe]) -> Made:
     baselines = [read_items(job.inputs[ref], job.folder_of(ref)) for ref in recipe.baselines]
     parent = _parent(job)
     _check_recipe(recipe, policy, baselines, parent)
-    check_policy(policy, job.files["policy"][0].name, [candidate, *baselines])
+    for ref, loan in uncollected(job.store, recipe.stage, recipe.debts):
+        lent = f"it lent {loan.node} to {loan.stage}, due at {recipe.stage}; the lender is {loan.scorecard}"
+        raise RecipeError(str(recipe.ref), "debts", f"{ref} is missing: {lent}")
+    check_policy(policy, str(job.files["policy"][0]), [candidate, *baselines])
     answer = compare(policy, candidate, baselines, parent, earlier_of(job))
     refused = answer.verdict != "pass"
     decision = GateDecision(

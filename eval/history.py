@@ -5,13 +5,13 @@ The answers are the same when they are asked again after the stage was decided a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..catalog.errors import RecipeError
-from ..catalog.records import GateDecision, Promotion, Scorecard
+from ..catalog.records import GateDecision, Loan, Promotion, Scorecard
 from ..catalog.store import Store
-from .loans import due_stage, outstanding
+from .loans import due, due_stage, outstanding
 from .objective import best_of
 from .policy import Policy
 
@@ -30,16 +30,22 @@ class History:
     """Scorecard of the best model promoted to an earlier stage, where the policy asks for it."""
 
 
-def history_of(store: Store, policy: Policy, earlier: Sequence[str], version: str) -> History:
-    """What the `earlier` stages of a lineage's version did, all but `last`: only decisions that led to a promotion count."""
+def history_of(store: Store, policy: Policy, earlier: Sequence[str], version: str, until: str = "") -> History:
+    """What the `earlier` stages of a lineage's version did, all but `last`: only decisions that led to a promotion count.
+
+    A stage that promoted nothing in this version still stands for what it promoted before, and owes what that owes; `until`
+    (ISO 8601) leaves out what was promoted later.
+    """
     decided: list[tuple[str, GateDecision]] = []
+    standing: list[tuple[str, GateDecision]] = []
     for stage in earlier:
         ref = f"decision/{stage}@{version}"
         if any(promoted.decision == ref for promoted in promotions(store, stage)):
-            body = store.require(ref).body
-            assert isinstance(body, GateDecision)
-            decided.append((ref, body))
-    in_debt = [(ref, body) for ref, body in decided if body.loans or body.repaid]
+            decided.append((ref, _decision(store, ref)))
+            standing.append(decided[-1])
+        elif before := promotions(store, stage, until):
+            standing.append((before[-1].decision, _decision(store, before[-1].decision)))
+    in_debt = [(ref, body) for ref, body in standing if body.loans or body.repaid]
     found = History(
         debts=tuple(ref for ref, _ in in_debt),
         lenders=tuple(dict.fromkeys(loan.scorecard for loan in outstanding(body for _, body in in_debt))),
@@ -52,9 +58,29 @@ def history_of(store: Store, policy: Policy, earlier: Sequence[str], version: st
     return replace(found, best="" if place is None else refs[place])
 
 
-def promotions(store: Store, stage: str) -> list[Promotion]:
-    """The promotions of a stage, earliest first."""
-    return [body for body in (artifact.body for artifact in store.promotions(stage)) if isinstance(body, Promotion)]
+def uncollected(store: Store, stage: str, debts: Collection[str]) -> Iterator[tuple[str, Loan]]:
+    """The loans due at a stage that its lineage's promoted models owe and no decision of `debts` has, each with its decision.
+
+    A gate's recipe that is written by hand must not forget a loan.
+    """
+    lineage = stage.rpartition("/")[0]
+    others = [name for name in store.stages() if lineage and name != stage and name.rpartition("/")[0] == lineage]
+    refs = [promotions(store, name)[-1].decision for name in others]
+    standing = [(ref, _decision(store, ref)) for ref in refs]
+    owed = due(outstanding(body for _, body in standing), stage, settles_all=False)
+    yield from ((ref, loan) for ref, body in standing for loan in body.loans if loan in owed and ref not in debts)
+
+
+def _decision(store: Store, ref: str) -> GateDecision:
+    body = store.require(ref).body
+    assert isinstance(body, GateDecision)
+    return body
+
+
+def promotions(store: Store, stage: str, until: str = "") -> list[Promotion]:
+    """The promotions of a stage, earliest first; of those made up to a time when `until` gives one."""
+    found = [artifact for artifact in store.promotions(stage) if not until or artifact.provenance.created <= until]
+    return [body for body in (artifact.body for artifact in found) if isinstance(body, Promotion)]
 
 
 def last_promotion(store: Store, stage: str, decision: str) -> Promotion | None:

@@ -140,9 +140,11 @@ def judgement_key(judge: Mapping[str, Any], conversation: Conversation) -> str:
 def judged(judge: Judge, conversations: Sequence[Conversation], judgements: Judgements) -> list[str]:
     """The judge's text on each conversation, out of `judgements` where it is there, else asked for and kept there.
 
-    Raises Unanswered when some could not be had; those that could be are on record.
+    Raises Unanswered when some could not be had; those that could be are on record. Recorded judgements are their own record:
+    kept again, a file that was mended would not be looked at.
     """
     identity = judge.identity
+    judgements = Judgements() if isinstance(judge, RecordedJudge) else judgements
     keys = [judgement_key(identity, conversation) for conversation in conversations]
     texts = judgements.found(dict.fromkeys(keys))
     missing = {key: conversation for key, conversation in zip(keys, conversations, strict=True) if key not in texts}
@@ -151,14 +153,14 @@ def judged(judge: Judge, conversations: Sequence[Conversation], judgements: Judg
     def keep(position: int, text: str) -> None:
         texts[wanted[position]] = judgements.keep(wanted[position], judge.name, text)
 
-    problem = "it left questions out"
+    problem, is_final = "it left questions out", True
     try:
         if wanted:
             judge.judge(list(missing.values()), keep)
     except Unanswered as error:
-        problem = error.problem
+        problem, is_final = error.problem, error.is_final
     if lacking := sum(key not in texts for key in wanted):
-        raise Unanswered(f"judge {judge.name}", lacking, len(texts) + lacking, problem)
+        raise Unanswered(f"judge {judge.name}", lacking, len(texts) + lacking, problem, is_final=is_final)
     return [texts[key] for key in keys]
 
 
@@ -265,7 +267,7 @@ class RecordedJudge:
 
     def __init__(self, settings: JudgeSettings, path: Path) -> None:
         """Read them; raises CorruptInput."""
-        self.name, self.identity = settings.model, settings.identity
+        self.name, self.identity, self.path = settings.model, settings.identity, path
         self._texts = recorded_judgements(path)
 
     def judge(self, conversations: Sequence[Conversation], keep: Callable[[int, str], None]) -> None:
@@ -278,4 +280,5 @@ class RecordedJudge:
             else:
                 keep(position, text)
         if missing:
-            raise Unanswered(f"judge {self.name}", missing, len(conversations), "it is not among the recorded judgements")
+            problem = "it is not among the recorded judgements"
+            raise Unanswered(f"judge {self.name}", missing, len(conversations), problem, is_final=True)

@@ -14,7 +14,7 @@ from ..catalog.records import Loan, Outcome, Verdict
 from .earlier import Earlier
 from .loans import LoanRule, due_stage, loan_for, unpaid_words
 from .pairing import Cell, Items, Node, cells_of, chosen, nodes
-from .policy import AUTO_ERRORS, CLAIM, FLAG, FLOOR, LEVELS, Bounds, Claim, Floor, Level, Noise, Policy, Rule
+from .policy import ANY_METRIC, AUTO_ERRORS, CLAIM, FLAG, FLOOR, LEVELS, Bounds, Claim, Floor, Level, Noise, Policy, Rule
 from .resampling import ROUNDING
 from .selection import selection_of
 from .uncertainty import Estimate, estimate, holm, mirrored
@@ -95,7 +95,8 @@ def tested(
     ]
     judged = list(_judged(policy, tests, alpha))
     counted = [outcome.verdict for test, outcome in judged if test.is_required]
-    verdict: Verdict = "fail" if "fail" in counted else "hold" if "hold" in counted else "pass"
+    # Where nothing was tested, nothing is shown: the first model of a stage needs a floor, or a signature.
+    verdict: Verdict = "fail" if "fail" in counted else "hold" if "hold" in counted or not counted else "pass"
     outcomes = tuple(outcome for test, outcome in judged if test.is_required or outcome.verdict == "pass")
     deciding = [outcome for test, outcome in judged if test.is_required and not test.debt]
     unpaid = [unpaid_words(test.debt, o, earlier.stage) for test, o in judged if test.debt and o.verdict != "pass"]
@@ -130,7 +131,7 @@ def _cells(policy: Policy, candidate: Items, cells: Sequence[Cell], part: Rule |
 
 
 def _rule_tests(policy: Policy, rule: Rule, cells: Sequence[Cell], baseline: Items, whole: Items) -> Iterator[Test]:
-    levels = [level for level in LEVELS if rule.bounds(level)]
+    levels: list[Level] = [level for level in LEVELS if rule.bounds(level)]
     for node in nodes(cells, rule.metric, levels, rule.languages, rule.tasks):
         bounds = rule.bounds(node.level)
         assert bounds is not None
@@ -330,6 +331,9 @@ def _notes(policy: Policy, judged: Sequence[tuple[Test, Outcome]]) -> Iterator[s
         elif not test.is_required and outcome.verdict != "pass":
             figures = f"{outcome.node} {outcome.delta:+.3f} against {outcome.baseline} (p {outcome.p_value:.2g})"
             yield f"claimed and not shown: {figures}"
+    mixed = {cell.metric for test, _ in judged if test.node.metric == ANY_METRIC for cell in test.node.cells}
+    if len(mixed) > 1 and not mixed.intersection(policy.scale):
+        yield f"{ANY_METRIC} averages {', '.join(sorted(mixed))} as they stand: the policy has no scale for any of them"
     resampled = sum(test.estimate.method == "bootstrap" for test, _ in judged)
     if resampled:
         yield f"bounds of {resampled} of {len(judged)} nodes are of a paired bootstrap over clusters"
@@ -346,6 +350,8 @@ def _absent(policy: Policy, earlier: Earlier) -> Iterator[str]:
 
 
 def _reason(verdict: Verdict, outcomes: Sequence[Outcome]) -> str:
+    if not outcomes:
+        return "not enough evidence: no test was made, the notes say why"
     deciding = sorted((o for o in outcomes if o.verdict == verdict), key=_urgency)
     named = "; ".join(_figures(outcome) for outcome in deciding[:NAMED])
     if verdict == "pass":

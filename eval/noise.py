@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from ..catalog.errors import SeaLionError
-from .comparability import require_comparable
+from .comparability import require_comparable, require_whole
 from .pairing import Cell, Incomparable, Items, cells_of, chosen
 from .policy import ANY_METRIC, Noise
 from .uncertainty import standard_error
@@ -38,7 +38,12 @@ def noise_floor(runs: Sequence[Items]) -> dict[str, Noise]:
         raise NoNoiseFloor(
             f"a noise floor needs at least {LEAST} scorecards, not {len(runs)}: evaluate again, or earlier checkpoints"
         )
+    refs = [items.ref for items in runs]
+    if len(set(refs)) < len(refs):
+        raise NoNoiseFloor(f"{max(refs, key=refs.count)} is named twice: a run does not differ from itself")
     try:
+        for items in runs:
+            require_whole(items)
         for one, other in combinations(runs, 2):
             require_comparable(one, other, same_prompts=True)
         pairs = [cells_of(one, other) for one, other in combinations(runs, 2)]

@@ -176,6 +176,8 @@ def read_items(artifact: Artifact, folder: Path) -> Items:
     if table.num_columns < len(_COLUMNS) + len(later):
         missing = sorted(set(_COLUMNS) - set(table.column_names))
         raise CorruptInput(path, "", f"is not a table of items: it has no column {missing[0]!r}")
+    if not pa.types.is_floating(table.schema.field("value").type):
+        raise CorruptInput(path, "", f"is not a table of items: its values are {table.schema.field('value').type}, not numbers")
     items = items_of(str(artifact.ref), artifact.body, table.to_pylist())
     return replace(items, contaminated=contaminated_items(artifact, folder))
 
@@ -228,7 +230,7 @@ def _strata(names: NDArray[np.str_], clusters: NDArray[np.str_]) -> tuple[tuple[
     parts.sort(key=lambda part: (-len(part), clusters[part[0]]))
     whole = [part for part in parts if (clusters[part] != clusters[part[0]]).any()]
     single = [part for part in parts if (clusters[part] == clusters[part[0]]).all()]
-    if single and (len(single) == 1 or len({clusters[part[0]] for part in single}) == 1) and whole:
+    if single and (len(single) == 1 or len({str(clusters[part[0]]) for part in single}) == 1) and whole:
         single.append(whole.pop())
     together = [[part] for part in whole] + ([single] if single else [])
     places = tuple(np.concatenate(group) for group in together)
@@ -303,7 +305,7 @@ def chosen(
     scale: Mapping[str, float],
 ) -> list[Cell]:
     """The cells that a rule is about; for `score` those of each task's own metric, in one unit."""
-    counted = {(score.metric, score.language, score.task) for score in card.scores if score.role == "score"}
+    counted = _counted(cells, card) if metric == ANY_METRIC else set()
     found = []
     for cell in cells:
         task = cell.task.partition(":")[0]
@@ -314,6 +316,18 @@ def chosen(
         elif cell.metric == metric:
             found.append(cell)
     return found
+
+
+def _counted(cells: Sequence[Cell], card: Scorecard) -> set[Place]:
+    """What each task counts by, where its items have it; else the raw metrics behind that, whose items are not normalised."""
+    have = {(cell.metric, cell.language, cell.task.partition(":")[0]) for cell in cells}
+
+    def of(role: str) -> set[Place]:
+        return {(score.metric, score.language, score.task) for score in card.scores if score.role == role} & have
+
+    counted = of("score")
+    told = {(language, task) for _, language, task in counted}
+    return counted | {place for place in of("raw") if place[1:] not in told}
 
 
 def _scaled(cell: Cell, factor: float) -> Cell:

@@ -36,7 +36,7 @@ def with_points(scorer: Scorer) -> Scorer:
 
 def with_rows(task: str, language: str, scored: TaskScores) -> TaskScores:
     """`scored` with its points."""
-    rows = [replace(item, metric=POINTS, value=in_points(item.value / scored.whole, scored.chance)) for item in scored.items]
+    rows = [replace(item, metric=POINTS, value=in_points(item.value, scored.chance)) for item in scored.items]
     main = next(score for score in scored.scores if score.role == "score")
     mean = Score(
         task=task,

@@ -145,6 +145,8 @@ class Floor:
 
     def __post_init__(self) -> None:
         _require_codes((self.language,) if self.language else ())
+        if self.metric == ANY_METRIC:
+            raise ValueError(f"a floor holds one metric to a value in its own unit: name it, {ANY_METRIC!r} is none")
         if self.task and self.tasks:
             raise ValueError("a floor is about one task or about tasks, not both")
         if self.language and self.level == "suite":
@@ -351,6 +353,7 @@ def _names(policy: Policy) -> Iterator[tuple[str, str, str]]:
         yield f"{key}.metric", "metric", entry.metric
         yield from ((f"{key}.languages", "language", name) for name in named(entry.languages))
         yield from ((f"{key}.tasks", "task", name) for name in named(entry.tasks))
+    yield from ((f"{key}.{metric}", "metric", metric) for key in ("noise", "scale") for metric in getattr(policy, key))
     for place, floor in enumerate(policy.floors):
         yield f"floors.{place}.metric", "metric", floor.metric
         if floor.language:

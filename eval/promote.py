@@ -24,7 +24,7 @@ from .waiver import Waiver, read_waiver, verify_waiver
 
 log = logging.getLogger(__name__)
 
-ROLES = {"candidate": "candidate", "debts": "debt", "lenders": "lender"}
+ROLES = {"candidate": "candidate", "parent": "parent", "debts": "debt", "lenders": "lender"}
 """Field of a gate's recipe to what its scorecard, or decision, is to a promotion; the others are baselines."""
 DEV = "dev"
 """The version that may be rebuilt freely."""
@@ -58,6 +58,7 @@ def promote(job: Job[PromotionRecipe]) -> Made:
         waiver=_waiver(job, artifact, decision, today),
         today=today,
     )
+    job.store.require(body.model)  # an alias stands for something that is there
     if recipe.licence:
         check_claim(job.store, decision.model, recipe.licence)
     taken_back = [other for other in earlier if str(other.ref) == recipe.rolls_back]
@@ -140,19 +141,22 @@ def _evidence(store: Store, decision: Artifact, taken_back: list[Artifact]) -> I
 def rollback_recipe(store: Store, stage: str, *, to: str, person: str, reason: str) -> PromotionRecipe:
     """The recipe that moves a stage's alias back to what it stood for before, or to the model `to` if that was promoted once.
 
-    Raises SeaLionError when there is no such promotion to go back to, or nobody and no reason is given.
+    Going back twice goes two models back: what was taken back stands before nothing and must be named. Raises SeaLionError when
+    there is no such promotion to go back to, or nobody and no reason is given.
     """
     history = store.promotions(stage)
     if not history:
         raise SeaLionError(f"stage {stage}: nothing was ever promoted; known stages: {', '.join(store.stages()) or 'none'}")
     if not person.strip() or not reason.strip():
         raise SeaLionError("a roll-back needs --person and --reason: both are recorded")
-    now = promotion(history[-1])
-    before = [promotion(other) for other in history[:-1] if promotion(other).model != now.model]
-    wanted = [body for body in before if not to or body.model == to]
+    bodies = [promotion(other) for other in history]
+    now = bodies[-1]
+    before = [body for body in bodies[:-1] if body.model != now.model]
+    wanted = [body for body in before if body.model == to] if to else _standing_before(bodies)
     if not wanted:
         earlier = ", ".join(dict.fromkeys(body.model for body in before)) or "none"
-        raise SeaLionError(f"stage {stage}: {to or 'no other model'} was not promoted before {now.model}; earlier: {earlier}")
+        problem = f"{to} was not promoted before {now.model}" if to else f"nothing stood for it before {now.model}"
+        raise SeaLionError(f"stage {stage}: {problem}; models promoted to it: {earlier} (name one with --to)")
     last = wanted[-1]
     if last.verdict != "pass":
         raise SeaLionError(
@@ -167,6 +171,18 @@ def rollback_recipe(store: Store, stage: str, *, to: str, person: str, reason: s
         person=person,
         reason=reason,
     )
+
+
+def _standing_before(history: list[Promotion]) -> list[Promotion]:
+    """The promotions of other models that the last one stands on, without those that were taken back."""
+    stack: list[Promotion] = []
+    for body in history:
+        if body.rolled_back:
+            models = [standing.model for standing in stack]
+            del stack[models.index(body.model) + 1 if body.model in models else -1 :]
+        if not stack or stack[-1].model != body.model:
+            stack.append(body)
+    return stack[:-1]
 
 
 def verify(store: Store, artifact: Artifact) -> Mapping[str, str]:

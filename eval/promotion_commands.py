@@ -25,6 +25,8 @@ def add_promote_flags(parser: argparse.ArgumentParser) -> None:
 def other_command(arguments: argparse.Namespace) -> int | None:
     """Do what the flags ask for in place of making a recipe; None when they ask for nothing else."""
     if not arguments.verify and not arguments.rollback:
+        if arguments.recipe is None or arguments.to or arguments.person or arguments.reason:
+            raise SeaLionError("promote a recipe, or --verify REF, or --rollback STAGE with --person and --reason")
         return None
     if arguments.recipe is not None or (arguments.verify and arguments.rollback):
         raise SeaLionError("a recipe, --verify REF or --rollback STAGE: one at a time")

@@ -32,8 +32,8 @@ class ChatTemplate:
         """Try the template; raises RecipeError when the tokenizer has none, CorruptInput when it cannot render a question."""
         self._tokenizer, self._owner = tokenizer, owner
         if not getattr(tokenizer, "chat_template", None):
-            problem = f"is 'chat', and the tokenizer of {owner} has no chat template; ask with 'bare' or 'base'"
-            raise RecipeError("recipe", "prompts", problem)
+            problem = "is 'chat', and its tokenizer has no chat template; ask with 'bare' or 'base'"
+            raise RecipeError(owner, "prompts", problem)
         self.digest = fingerprint(tokenizer.chat_template)[:16]
         self.has_folded = False
         """Whether a description was put into a user turn."""

@@ -35,7 +35,16 @@ from .answers import (
     prompt_hash,
     with_truncated,
 )
-from .family import Family, GenerationFamily, GenerationTask, HarnessFamily, LikelihoodFamily, Message, Question
+from .family import (
+    Family,
+    GenerationFamily,
+    GenerationTask,
+    HarnessFamily,
+    LikelihoodFamily,
+    Message,
+    Question,
+    TaskScores,
+)
 from .pace import Pace
 from .rendering import Render
 from .suite import LanguageTask
@@ -73,9 +82,31 @@ class FamilyResult:
     warnings: tuple[str, ...] = ()
     incomplete: tuple[str, ...] = ()
     """Tasks without a score, each with the reason."""
+    open: tuple[str, ...] = ()
+    """Of them, those that may get one when the same is run again."""
 
 
-Found = tuple[list[Row], list[Row], list[Score], list[str], list[str]]
+@dataclass(slots=True)
+class Found:
+    """The same while it comes together."""
+
+    items: list[Row] = field(default_factory=list)
+    answers: list[Row] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    incomplete: list[str] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
+
+    def take(self, place: str, rows: tuple[list[Row], list[Row]], scored: TaskScores) -> None:
+        """Add a task; `place` is its name and language, which its warnings begin with."""
+        self.items += rows[0]
+        self.answers += rows[1]
+        self.scores += scored.scores
+        task = place.partition("/")[0]
+        self.warnings += [line if line.startswith(task) else f"{place}: {line}" for line in scored.warnings]
+        if scored.incomplete:
+            self.incomplete.append(f"{place}: {scored.incomplete}")
+            self.open += [self.incomplete[-1]] if scored.is_open else []
 
 
 def ask(lm: Any, tasks: Iterable[LanguageTask]) -> dict[str, list[dict[str, Any]]]:
@@ -98,37 +129,36 @@ def harness_samples(lm: Any, tasks: Mapping[str, Any], is_chat: bool = False) ->
 def ask_family(asking: Asking, family: Family) -> FamilyResult:
     """Ask all of a family and score it."""
     if isinstance(family, LikelihoodFamily):
-        items, answers, scores, warnings, incomplete = _likelihood(asking, family)
+        found = _likelihood(asking, family)
     elif isinstance(family, GenerationFamily):
-        items, answers, scores, warnings, incomplete = _generation(asking, family)
+        found = _generation(asking, family)
     else:
-        items, answers, scores, warnings, incomplete = _harness(asking, family)
+        found = _harness(asking, family)
     cut = sum(getattr(asking.lm, "cut", {}).values())
     if cut:
         told = "1 prompt was" if cut == 1 else f"{cut} prompts were"
         length = f"the model's {asking.lm.max_length} tokens"
-        warnings.append(f"{family.name}: {told} longer than {length} and lost the beginning")
+        found.warnings.append(f"{family.name}: {told} longer than {length} and lost the beginning")
         asking.lm.cut.clear()
     return FamilyResult(
-        items=pa.Table.from_pylist(items, schema=ITEMS_SCHEMA),
-        answers=pa.Table.from_pylist(answers, schema=ANSWERS_SCHEMA),
-        scores=with_truncated(scores, answers),
-        warnings=tuple(warnings),
-        incomplete=tuple(incomplete),
+        items=pa.Table.from_pylist(found.items, schema=ITEMS_SCHEMA),
+        answers=pa.Table.from_pylist(found.answers, schema=ANSWERS_SCHEMA),
+        scores=with_truncated(found.scores, found.answers),
+        warnings=tuple(found.warnings),
+        incomplete=tuple(found.incomplete),
+        open=tuple(found.open),
     )
 
 
 def _likelihood(asking: Asking, family: LikelihoodFamily) -> Found:
     samples = ask(asking.lm, family.tasks)
-    items: list[Row] = []
-    answers: list[Row] = []
-    scores: list[Score] = []
+    found = Found()
     for task in family.tasks:
         rows, given = likelihood_rows(task, samples[harness_name(task)], asking.model)
-        items += rows
-        answers += given
-        scores += likelihood_scores(task, rows)
-    return items, answers, scores, [], []
+        found.items += rows
+        found.answers += given
+        found.scores += likelihood_scores(task, rows)
+    return found
 
 
 def _generation(asking: Asking, family: GenerationFamily) -> Found:
@@ -170,38 +200,21 @@ def _take_turn(task: GenerationTask, turn: int, samples: Sequence[Mapping[str, A
 
 
 def _score_generated(family: GenerationFamily, given: Mapping[str, list[list[str]]], hashes: Mapping[str, list[str]]) -> Found:
-    items: list[Row] = []
-    answers: list[Row] = []
-    scores: list[Score] = []
-    warnings: list[str] = []
-    incomplete: list[str] = []
+    found = Found()
     for task in family.tasks:
         texts = given[harness_name(task)]
         scored = task.scorer(task, texts)
-        rows, told = generation_rows(task, texts, hashes.get(harness_name(task), []), scored)
-        items += rows
-        answers += told
-        scores += scored.scores
-        warnings += scored.warnings
-        incomplete += [f"{task.name}/{task.language}: {scored.incomplete}"] if scored.incomplete else []
-    return items, answers, scores, warnings, incomplete
+        rows = generation_rows(task, texts, hashes.get(harness_name(task), []), scored)
+        found.take(f"{task.name}/{task.language}", rows, scored)
+    return found
 
 
 def _harness(asking: Asking, family: HarnessFamily) -> Found:
     samples = harness_samples(asking.lm, asking.built[family.name], asking.is_chat)
-    items: list[Row] = []
-    answers: list[Row] = []
-    scores: list[Score] = []
-    warnings: list[str] = []
-    incomplete: list[str] = []
+    found = Found()
     for (task, language), scored in family.read(samples).items():
-        rows, told = harness_rows(task, language, samples[task], scored, asking.model)
-        items += rows
-        answers += told
-        scores += scored.scores
-        warnings += scored.warnings
-        incomplete += [f"{task}/{language}: {scored.incomplete}"] if scored.incomplete else []
-    return items, answers, scores, warnings, incomplete
+        found.take(f"{task}/{language}", harness_rows(task, language, samples[task], scored, asking.model), scored)
+    return found
 
 
 # -- families that are done ------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def judge_scores(
 def _rule_outcomes(
     policy: Policy, rule: Rule, stage: str, candidate: Scores, baseline: Scores
 ) -> Iterator[tuple[Outcome, Loan | None]]:
-    levels = [level for level in LEVELS if rule.bounds(level)]
+    levels: list[Level] = [level for level in LEVELS if rule.bounds(level)]
     for place in _places(policy, rule, levels, candidate, baseline):
         bounds = rule.bounds(place.level)
         assert bounds is not None
@@ -201,7 +201,7 @@ def _nodes(
     for language in dict.fromkeys(cell[0] for cell in cells):
         mine = [cell for cell in cells if cell[0] == language]
         parts.append(("language", node_name(metric, tasks, language), mine))
-        parts += [("task", node_name(metric, (), language, cell[1]), [cell]) for cell in mine]
+        parts.extend(("task", node_name(metric, (), language, cell[1]), [cell]) for cell in mine)
     seen = set()
     for level, name, members in sorted(parts, key=lambda part: LEVELS.index(part[0])):
         places = tuple((language, task) for language, task, _, _ in members)

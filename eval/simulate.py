@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..catalog.errors import SeaLionError
 from ..catalog.records import Score, Scorecard
+from .earlier import Earlier
 from .gate import compare
 from .pairing import HASHES, Asked, Block, Items, Place, asked_of
 from .policy import ANY_METRIC, Claim, Floor, Noise, Policy, Rule, read_policy
@@ -116,11 +118,12 @@ def simulate(
     """Decide `replications` drawn pairs of scorecards per scenario.
 
     `items_per_task` is repeated over languages and tasks; `noise` shifts every run at random by its sigmas;
-    `beside` are other rules, asked of the same candidates and baselines whether they raise an alarm. Raises ValueError
-    for a churn that is no share or a task of fewer than two items.
+    `beside` are other rules, asked of the same candidates and baselines whether they raise an alarm. Rules against the last and
+    the best model meet the baseline once more; nothing is contaminated. Raises ValueError for a churn that is no share, a task
+    of fewer than two items, no or repeated languages or tasks, and a policy about what the drawn suite does not have.
     """
-    if not 0 < churn <= 1 or min(items_per_task) < 2:
-        raise ValueError("churn must be above 0 and at most 1, and every task needs two items")
+    _check(items_per_task, churn, languages, tasks, replications, seed)
+    policy = replace(policy, clean=None)
     suite = _Suite.of(policy, items_per_task, languages, tasks)
     found = []
     for scenario in scenarios:
@@ -129,9 +132,12 @@ def simulate(
         count: Counter[str] = Counter()
         for _ in range(replications):
             candidate, baseline = suite.drawn(generator, scenario, churn, noise or Noise())
-            answer = compare(policy, candidate, [baseline], OLD)
+            answer = compare(policy, candidate, [baseline], OLD, Earlier(last=baseline, best=baseline))
             if answer.verdict == "error":
-                raise ValueError(answer.reason)
+                raise ValueError(
+                    f"{answer.reason}; simulated are the languages {','.join(languages)} and the tasks {','.join(tasks)}: "
+                    "name the policy's own with --languages and --tasks"
+                )
             count[answer.verdict] += 1
             count["second"] += any(note.startswith("decided by all items") for note in answer.notes)
             count.update(name for name, rule in (beside or {}).items() if rule(candidate, baseline))
@@ -146,6 +152,18 @@ def simulate(
     return found
 
 
+def _check(
+    items: Sequence[int], churn: float, languages: Sequence[str], tasks: Sequence[str], replications: int, seed: int
+) -> None:
+    if not 0 < churn <= 1 or not items or min(items) < 2:
+        raise ValueError("churn must be above 0 and at most 1, and every task needs two items")
+    if replications < 1 or seed < 0:
+        raise ValueError("replications must be at least 1 and the seed at least 0")
+    for what, names in (("languages", languages), ("tasks", tasks)):
+        if not all(names) or not names or len(set(names)) < len(names):
+            raise ValueError(f"{what} must be named, each once, not {','.join(names)!r}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Suite:
     """What all drawn scorecards were asked."""
@@ -158,7 +176,7 @@ class _Suite:
     @classmethod
     def of(cls, policy: Policy, items: Sequence[int], languages: Sequence[str], tasks: Sequence[str]) -> _Suite:
         """The suite that a policy's rules, floors and claims are about."""
-        parts: tuple[Rule | Floor | Claim, ...] = (*policy.rules, *policy.floors, *policy.claims)
+        parts: tuple[Rule | Floor | Claim, ...] = (*policy.rules, *policy.floors, *policy.aims(), *policy.claims)
         metrics = sorted({"acc" if part.metric == ANY_METRIC else part.metric for part in parts})
         places: dict[Place, tuple[int, int, Asked]] = {}
         for metric in metrics:
@@ -215,20 +233,23 @@ def _graded(generator: np.random.Generator, count: int, shift: float, graded: Gr
 
 
 def simulated(arguments: argparse.Namespace) -> str:
-    """What `sea-lion gate simulate` prints; raises RecipeError for a policy that cannot be read."""
+    """What `sea-lion gate simulate` prints; raises SeaLionError for a policy or flags that cannot be simulated."""
     path = Path(arguments.policy)
     built_in = Path(__file__).parent / "policies" / f"{arguments.policy}.toml"
     policy = read_policy(built_in if built_in.exists() and not path.suffix else path)
-    figures = simulate(
-        policy,
-        arguments.items,
-        churn=arguments.churn,
-        languages=arguments.languages,
-        tasks=arguments.tasks,
-        replications=arguments.replications,
-        noise=Noise(sigma_run=arguments.sigma_run, sigma_common=arguments.sigma_common),
-        seed=arguments.seed,
-    )
+    try:
+        figures = simulate(
+            policy,
+            arguments.items,
+            churn=arguments.churn,
+            languages=arguments.languages,
+            tasks=arguments.tasks,
+            replications=arguments.replications,
+            noise=Noise(sigma_run=arguments.sigma_run, sigma_common=arguments.sigma_common),
+            seed=arguments.seed,
+        )
+    except ValueError as error:
+        raise SeaLionError(f"gate simulate {arguments.policy}: {error}") from error
     sizes = "/".join(map(str, arguments.items))
     head = (
         f"policy {policy.name}: {len(arguments.languages)} languages of {len(arguments.tasks)} tasks, {sizes} items each, "

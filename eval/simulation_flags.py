@@ -22,7 +22,10 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of items, nor several with commas between") from error
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -258,7 +258,9 @@ class StopTexts(StoppingCriteria):
         """Tokens, the last ones: no token of a text is shorter than a byte."""
         self.done: list[bool] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: torch.Tensor, scores: Any, **kwargs: Any
+    ) -> torch.Tensor:
         self.done = self.done or [False] * len(input_ids)
         ends = input_ids[:, self.start :][:, -self.looked_at :].tolist()
         for row, tokens in enumerate(ends):

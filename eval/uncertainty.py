@@ -21,7 +21,7 @@ What differs between two runs of one model (`noise`, a variance) widens every in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
@@ -184,7 +184,12 @@ def _tango_limit(wins: int, losses: int, items: int, z: float, sign: int, noise:
     if sign * tango_z(wins, losses, items, middle, noise) <= -z:  # z is 0, or so close to it that rounding decides
         return middle
     low, high = min(middle, end), max(middle, end)
-    return float(optimize.brentq(lambda x: sign * tango_z(wins, losses, items, x, noise) + z, low, high, xtol=1e-12))
+    return _root(lambda x: sign * tango_z(wins, losses, items, x, noise) + z, low, high, 1e-12)
+
+
+def _root(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:
+    """Where a function is 0 between two places where its signs differ."""
+    return float(optimize.brentq(function, low, high, xtol=tolerance))  # pyright: ignore[reportArgumentType]
 
 
 def _counts(sample: Sample) -> tuple[int, int, int]:
@@ -221,7 +226,7 @@ def _mover(samples: Sequence[Sample], tolerance: float, confidence: float, noise
         return delta, lower, upper, 0.0
     if limit(0.0, 1) >= -tolerance:  # apart by rounding alone
         return delta, lower, upper, 0.5
-    far = float(optimize.brentq(lambda z: limit(z, 1) + tolerance, 0.0, FAR, xtol=1e-6))
+    far = _root(lambda z: limit(z, 1) + tolerance, 0.0, FAR, 1e-6)
     return delta, lower, upper, float(special.ndtr(-far))
 
 

@@ -89,7 +89,8 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], says: 
     from sea_lion.training import processes
 
     gc.freeze()  # a collection would walk through all that the server has imported, a second of a core, and copy its memory
-    multiprocessing.current_process().daemon = False  # it may have processes of its own
+    multiprocessing.current_process().daemon = False  # it may have processes of its own, which come from a server of its own
+    multiprocessing.set_forkserver_preload(["sea_lion.data.build"])
     os.setsid()
     for number, name in ((1, "stdout"), (2, "stderr")):
         with (Path(says, name) if says else Path(os.devnull)).open("wb") as file:
@@ -99,6 +100,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], says: 
     torch.set_num_threads(1)
     sys.argv = [program, *arguments]
     if program.endswith(".py"):
+        sys.path.insert(0, str(Path(program).parent))
         runpy.run_path(program, run_name="__main__")
         return 0
     return importlib.import_module(program).main(arguments)

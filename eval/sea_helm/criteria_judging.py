@@ -57,7 +57,7 @@ def criteria_scorer(
         try:
             texts = iter(judged(judge, [conversation for each in asked for conversation in each], kept))
         except Unanswered as error:
-            return incomplete(str(error))
+            return incomplete(str(error), is_open=not error.is_final)
         which = COUNTED_TAG[prompts.task]
         found = [[criteria.judged(next(texts), which, prompts.classes) for _ in each] for each in asked]
         return _scores(task, answers, found, _warnings(task, found, judge, prompts), VALUES[prompts.task])

@@ -136,8 +136,16 @@ def _multiple_sections(answer: str, kwargs: Mapping[str, Any], rules: Rules) -> 
 
 
 def _number_highlighted_sections(answer: str, kwargs: Mapping[str, Any], rules: Rules) -> bool:
-    spans = re.findall(r"\*([^*\n]*)\*", answer) + re.findall(r"\*\*([^*\n]*)\*\*", answer)
-    return sum(bool(span.strip()) for span in spans) >= int(kwargs["num_highlights"])
+    # A line ends what it begins: the stars of a list's items enclose nothing.
+    found = sum(_enclosed(line, mark) for line in answer.split("\n") for mark in ("*", "**"))
+    return found >= int(kwargs["num_highlights"])
+
+
+def _enclosed(line: str, mark: str) -> int:
+    """Pieces of a line with content between a mark and the next one, every mark belonging to one piece."""
+    pieces = line.split(mark)
+    closed = pieces[1:-1:2]  # what follows the last mark is closed by none
+    return sum(bool(piece.strip("* \t")) for piece in closed)
 
 
 def _json_format(answer: str, kwargs: Mapping[str, Any], rules: Rules) -> bool:

@@ -137,7 +137,11 @@ def open_metricx(settings: MetricXSettings, beside: Path = Path()) -> MetricX:
 
 
 def raw_scores(scorer: MetricX, rows: Sequence[Translation], kept: Judgements) -> list[float]:
-    """The raw score of each row, out of `kept` where it is there, else asked for and kept; raises Unanswered."""
+    """The raw score of each row, out of `kept` where it is there, else asked for and kept; raises Unanswered.
+
+    Recorded scores are their own record: kept again, a file that was mended would not be looked at.
+    """
+    kept = Judgements() if isinstance(scorer, RecordedMetricX) else kept
     identity = dict(scorer.identity)
     keys = [fingerprint({"metricx": identity, "row": [row.source, row.candidate, row.reference]}) for row in rows]
     scores = {key: float(text) for key, text in kept.found(dict.fromkeys(keys)).items()}
@@ -149,14 +153,14 @@ def raw_scores(scorer: MetricX, rows: Sequence[Translation], kept: Judgements) -
             raise CorruptInput(f"MetricX {scorer.name}", "", f"gives {score}, which is not from 0 to {METRICX_WORST:g}")
         scores[wanted[position]] = float(kept.keep(wanted[position], scorer.name, repr(score)))
 
-    problem = "it left rows out"
+    problem, is_final = "it left rows out", True
     try:
         if wanted:
             scorer.score(list(missing.values()), keep)
     except Unanswered as error:
-        problem = error.problem
+        problem, is_final = error.problem, error.is_final
     if lacking := sum(key not in scores for key in wanted):
-        raise Unanswered(f"MetricX {scorer.name}", lacking, len(scores) + lacking, problem)
+        raise Unanswered(f"MetricX {scorer.name}", lacking, len(scores) + lacking, problem, is_final=is_final)
     return [scores[key] for key in keys]
 
 
@@ -288,7 +292,7 @@ class RecordedMetricX:
 
     def __init__(self, name: str, path: Path) -> None:
         """Read them; raises CorruptInput."""
-        self.name, self.identity = name, {"model": name}
+        self.name, self.identity, self.path = name, {"model": name}, path
         self._scores: dict[Translation, float] = {}
         columns: dict[str, type[str] | type[float]] = {"source": str, "candidate": str, "reference": str, "score": float}
         for number, row in enumerate(recorded_rows(path, columns), 1):
@@ -308,7 +312,8 @@ class RecordedMetricX:
             else:
                 missing += 1
         if missing:
-            raise Unanswered(f"MetricX {self.name}", missing, len(rows), "they are not among the recorded scores")
+            problem = "they are not among the recorded scores"
+            raise Unanswered(f"MetricX {self.name}", missing, len(rows), problem, is_final=True)
 
 
 def translation_scorer(
@@ -339,7 +344,7 @@ def translation_scorer(
         try:
             raw = raw_scores(metricx_model, rows, cache)
         except Unanswered as error:
-            return TaskScores(items=(), scores=(_chrf_score(task, rows),), incomplete=str(error))
+            return TaskScores(items=(), scores=(_chrf_score(task, rows),), incomplete=str(error), is_open=not error.is_final)
         return _scored(task, rows, raw, metricx_model)
 
     return score
@@ -363,7 +368,7 @@ def _score(
 def _scored(task: GenerationTask, rows: Sequence[Translation], raw: Sequence[float], scorer: MetricX) -> TaskScores:
     found = metricx(raw)
     items = tuple(
-        ItemScore(item=question.id, metric=METRIC, value=value, is_null=not row.candidate, extracted=row.candidate)
+        ItemScore(item=question.id, metric=METRIC, value=value / 100, is_null=not row.candidate, extracted=row.candidate)
         for question, row, value in zip(task.questions, rows, found.items, strict=True)
     )
     clusters = [question.cluster for question in task.questions]
@@ -379,7 +384,6 @@ def _scored(task: GenerationTask, rows: Sequence[Translation], raw: Sequence[flo
         )
     return TaskScores(
         items=items,
-        whole=100.0,
         scores=(
             _score(task, rows, METRIC, found.normalised, errors[0], "score"),
             _score(task, rows, RAW, found.raw, errors[1], "raw"),

@@ -149,7 +149,7 @@ def mt_bench_scorer(
         try:
             texts = iter(judged(judge, [conversation for pair in shown for conversation in pair], kept))
         except Unanswered as error:
-            return incomplete(str(error))
+            return incomplete(str(error), is_open=not error.is_final)
         found = [
             _judged(question, said, [(next(texts), next(texts)) for _ in range(TURNS)], prompts)
             for question, said in zip(task.questions, answers, strict=True)
@@ -163,9 +163,9 @@ def mt_bench_scorer(
     return score
 
 
-def incomplete(reason: str) -> TaskScores:
-    """No score, and why."""
-    return TaskScores(items=(), scores=(), incomplete=reason)
+def incomplete(reason: str, *, is_open: bool = False) -> TaskScores:
+    """No score, and why; `is_open`: asking again may give one."""
+    return TaskScores(items=(), scores=(), incomplete=reason, is_open=is_open)
 
 
 def no_judge(judge: Judge | None, task: str) -> str:

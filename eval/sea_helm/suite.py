@@ -142,7 +142,7 @@ def open_suite(
         name="sea_helm",
         profile=profile,
         families=tuple(GenerationFamily(name=name, tasks=tuple(found)) for name, found in families.items()),
-        aggregate=_aggregate(benchmark, asked, is_base=is_base),
+        aggregate=_aggregate(benchmark, _asked(benchmark, languages, (), selection, asking), is_base=is_base),
         warnings=tuple(warnings),
         missing=tuple(missing),
         render=partial(base_text, profile),
@@ -268,12 +268,12 @@ def _judged_scorer(benchmark: Benchmark, name: str, language: str, asking: Askin
     return mt_bench_scorer(profile, language, asking.judge, prompts, asking.judgements)
 
 
-def _aggregate(benchmark: Benchmark, asked: Sequence[tuple[str, str]], *, is_base: bool) -> Callable[..., Any]:
-    """The averages, over exactly what was asked: a task without a score is missing from them, not forgotten."""
+def _aggregate(benchmark: Benchmark, listed: Sequence[tuple[str, str]], *, is_base: bool) -> Callable[..., Any]:
+    """The averages over all tasks of the languages asked: one without a score, or not asked, is missing and not forgotten."""
     from .averages import aggregate
 
     expected: dict[str, list[str]] = {}
-    for name, language in asked:
+    for name, language in listed:
         expected.setdefault(language, []).append(name)
     return partial(aggregate, profile=benchmark.profile.name, expected=expected, is_base=is_base)
 
@@ -287,6 +287,11 @@ def _general_warnings(benchmark: Benchmark, asking: Asking) -> list[str]:
         warnings.append(
             f"{benchmark.profile.tag} leaves sampling to the model and averages eight runs; this is one, with {how}"
         )
+        if asking.is_base:
+            warnings.append(
+                f"{benchmark.profile.tag} lets base models write up to the answer's tag, and then on from it; "
+                "here they are asked once"
+            )
     return warnings
 
 

@@ -17,6 +17,8 @@ import yaml
 
 from ...catalog.errors import CorruptInput
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where PyYAML was built with it: a tenth of the time."""
 LANGUAGE_KEYS = ("filepath", "example_filepath", "max_tokens", "prompt_template")
 TEMPLATE_KEYS = {
     "sea_helm_2025": ("template", "fewshot_example", "fewshot_label"),
@@ -132,7 +134,7 @@ def fill(template: str, values: Mapping[str, Any], source: str) -> str:
 
 def _yaml(text: str, source: Path | str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=LOADER)
     except yaml.YAMLError as error:
         raise CorruptInput(source, "", f"is not YAML: {str(error).splitlines()[0]}") from error
 

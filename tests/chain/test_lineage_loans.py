@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sea_lion.catalog.errors import RecipeError
 from sea_lion.catalog.recipes import Recipe
 from sea_lion.catalog.records import Checkpoint, GateDecision, Score, Scorecard
 from sea_lion.catalog.store import Job, Made, Maker, Options, Store
+from sea_lion.eval.recipe import GateRecipe
 
 COUNT = 100
 RIGHT = {
@@ -73,6 +74,9 @@ tasks = ["qa"]
 suite = {{ tolerance = 0.02, margin = 0.05 }}
 """,
 }
+
+
+FLOOR = '[[floors]]\nmetric = "acc"\nlevel = "suite"\nvalue = 0.9\n'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +188,38 @@ def test_the_last_model_is_compared_even_when_the_folder_no_longer_makes_it(worl
     assert inputs["last"] == f"scorecard/it-1-smoke@{2 if is_lost else 1}"
     assert "debts.0" not in inputs  # version 2 lent nothing, and what version 1 owed was another model's debt
     assert "checkpoint/it@1" in decided(store, "final", "2").reason
+
+
+def test_a_stage_that_promoted_nothing_in_this_version_still_owes_what_its_model_borrowed(world: tuple[Path, Store]) -> None:
+    folder, store = world
+    lineage(folder, "1", final="weak")
+    assert [decision.stage for decision in chain.run(folder, store, Options()).refused] == ["x/final"]
+    policy = folder / "align.policy"
+    policy.write_text(policy.read_text().replace('name = "align"', 'name = "align"\non_refusal = "keep-parent"') + FLOOR)
+    lineage(folder, "2", final="it")
+    chain.run(folder, store, Options())
+    assert decided(store, "align", "2").verdict == "fail"
+    assert store.stage_model("x/align")[0].ref.name == "checkpoint/align"
+    inputs = {given.role: given.ref for given in store.require("decision/x/final@2").inputs}
+    assert inputs["debts.0"] == "decision/x/align@1"
+    assert [loan.node for loan in decided(store, "final", "2").repaid] == ["acc(qa)"]
+    assert chain.run(folder, store, Options()).made == []
+
+
+def test_a_gate_written_by_hand_must_not_forget_a_loan(world: tuple[Path, Store]) -> None:
+    folder, store = world
+    lineage(folder, "1", final="weak")
+    chain.run(folder, store, Options())
+    recipe = GateRecipe(
+        kind="gate", name="decision/by-hand", version="1", stage="x/final", candidate="scorecard/weak-1-smoke@1",
+        baselines=("scorecard/align-1-smoke@1",), policy=("sft.policy",),
+    )  # fmt: skip
+    with pytest.raises(RecipeError, match=r"debts: decision/x/align@1 is missing: it lent acc\(qa\) to x/align"):
+        chain.make(recipe, folder, store, Options())
+    named = replace(recipe, debts=("decision/x/align@1",), lenders=("scorecard/sft-1-smoke@1",))
+    body = chain.make(named, folder, store, Options()).body
+    assert isinstance(body, GateDecision) and body.verdict == "fail" and "unpaid loan" in body.reason
+    assert chain.make(replace(recipe, name="decision/elsewhere", stage="y/final"), folder, store, Options()).body
 
 
 def test_a_loan_due_at_no_later_stage_is_refused_before_anything_is_made(world: tuple[Path, Store]) -> None:

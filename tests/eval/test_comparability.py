@@ -10,6 +10,7 @@ import pytest
 
 from sea_lion.catalog.records import Scorecard
 from sea_lion.eval.gate import compare
+from sea_lion.eval.objective import Objective
 from sea_lion.eval.policy import Bounds, Claim, Floor, Limits, Policy, Rule
 from sea_lion.eval.tiers import first_tier
 
@@ -84,6 +85,33 @@ def test_equal_settings_and_a_task_that_no_rule_needs_are_compared() -> None:
     assert verdict(lambda card: replace(card, incomplete=("qa/tha: no mirror",)), elsewhere)[0] == "pass"
 
 
+@pytest.mark.parametrize(
+    "tasks,languages,found",
+    [
+        (("!if-eval",), (), "error"),  # all but if-eval, hence also the task that is missing
+        (("!mt-bench",), (), "pass"),
+        ((), ("!ind",), "error"),
+        ((), ("!tha",), "pass"),
+    ],
+)
+def test_a_rule_for_all_but_one_is_about_every_other(tasks: tuple[str, ...], languages: tuple[str, ...], found: str) -> None:
+    policy = replace(POLICY, rules=(replace(POLICY.rules[0], tasks=tasks, languages=languages),))
+    assert verdict(lambda card: replace(card, incomplete=("mt-bench/tha: no judge",)), policy)[0] == found
+    aim = replace(POLICY, rules=(replace(POLICY.rules[0], tasks=("qa",)),), objective=Objective(metric="acc", tasks=tasks))
+    assert verdict(lambda card: replace(card, incomplete=("mt-bench: no judge",)), aim)[0] != "pass" or found == "pass"
+
+
+def test_a_gate_that_compares_nothing_holds() -> None:
+    answer = compare(
+        Policy(name="x", rules=(Rule(metric="acc", against="last", suite=BOUNDS),)),
+        items("new", ROWS),
+        [items("old", ROWS)],
+        "",
+    )
+    assert (answer.verdict, answer.reason) == ("hold", "not enough evidence: no test was made, the notes say why")
+    assert any("no model was promoted to the stage before" in note for note in answer.notes)
+
+
 def test_two_filters_of_a_task_are_two_cells() -> None:
     rows = [row | {"filter": name} for row in ROWS for name in ("strict", "flexible")]
     new, old = items("new", rows), items("old", rows)
@@ -108,10 +136,10 @@ def test_selectors_say_what_a_rule_or_floor_is_about() -> None:
     )
     answer = compare(policy, items("new", rows), [items("old", rows)], "")
     found = sorted((o.level, o.node) for o in answer.outcomes)
-    assert found == sorted([
-        ("suite", "acc(qa)"), ("language", "acc(qa)/ind"), ("language", "acc(qa)/tha"), ("task", "acc/tha/nli"), ("task", "acc/tha/qa"),
-        ("floor", "acc/tha"), ("floor", "acc/tha/nli"),
-    ])  # fmt: skip
+    assert found == [
+        ("floor", "acc/tha"), ("floor", "acc/tha/nli"), ("language", "acc(qa)/ind"), ("language", "acc(qa)/tha"),
+        ("suite", "acc(qa)"), ("task", "acc/tha/nli"), ("task", "acc/tha/qa"),
+    ]  # fmt: skip
 
 
 def test_a_floor_for_one_language_fails_that_language_alone() -> None:

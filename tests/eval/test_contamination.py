@@ -116,7 +116,8 @@ def test_a_scorecard_tells_its_score_with_and_without_what_was_found(world: Worl
     folder = world.root / "card"
     folder.mkdir()
     job = SimpleNamespace(
-        recipe=SimpleNamespace(overlap="overlap/mine@1", ref="scorecard/x@1"), inputs={"overlap/mine@1": made},
+        recipe=SimpleNamespace(overlap="overlap/mine@1", ref="scorecard/x@1", suite="mine"), inputs={"overlap/mine@1": made},
+        store=world.store,
         folder_of=lambda ref: world.store.path(made.ref), folder=folder,
     )  # fmt: skip
     rows = [
@@ -128,6 +129,12 @@ def test_a_scorecard_tells_its_score_with_and_without_what_was_found(world: Worl
     assert shares == (
         Contamination(task="reading", language="ind", metric="acc", items=3, found=2, value=2 / 3, clean_value=0.0),
     )
+    unsought = [row | {"language": language} for row in rows for language in ("ind", "tha")]
+    with pytest.raises(RecipeError, match="overlap/mine@1 looked for no items in tha"):
+        write_contamination(job, pa.Table.from_pylist(unsought))  # type: ignore[arg-type]
+    job.recipe.suite = "sea_helm_2025"
+    with pytest.raises(RecipeError, match="overlap/mine@1 looked for items of mine, not of sea_helm_2025"):
+        write_contamination(job, pa.Table.from_pylist(rows))  # type: ignore[arg-type]
     card = SimpleNamespace(tables={"contaminated": "contaminated.parquet"}, files=(), ref="scorecard/x@1")
     assert contaminated_items(card, folder) == {("reading", "ind", name) for name in names}  # type: ignore[arg-type]
 

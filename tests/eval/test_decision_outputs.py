@@ -6,14 +6,21 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from sea_lion.catalog.errors import CorruptInput
 from sea_lion.catalog.records import GateDecision, Loan, Outcome, Score, Scorecard, Verdict
-from sea_lion.eval.broken import Side, broken_items, write_broken
+from sea_lion.eval.broken import Side, broken_items, some_of_each, write_broken
+from sea_lion.eval.commands import tell_github
 from sea_lion.eval.decision_page import decision_page
-from sea_lion.eval.decision_report import ANNOTATIONS, SUMMARY_BYTES, as_json, markdown, workflow_commands
+from sea_lion.eval.decision_report import ANNOTATIONS, SUMMARY_BYTES, as_json, junit, markdown, workflow_commands
+from sea_lion.eval.pairing import read_items
+
+from .scorecards import item_row
 
 
 def outcome(node: str, verdict: Verdict, level: str = "language") -> Outcome:
@@ -53,6 +60,14 @@ def test_the_summary_stays_below_githubs_limit() -> None:
     assert len(text.encode()) < SUMMARY_BYTES + 100 and text.endswith("Cut here; `artifact.json` has all of it.\n")
 
 
+def test_junit_can_be_parsed_whatever_a_name_holds() -> None:
+    root = ElementTree.fromstring(
+        junit(decision(outcome("acc/\x00\x1b<&>", "hold"), verdict="error", reason="item \x07 \ud800"))
+    )
+    assert [case.get("name") for case in root] == ["scores can be compared", "acc/\ufffd\ufffd<&> against checkpoint/old@1"]
+    assert (root.get("tests"), root.get("errors"), root.get("skipped")) == ("2", "1", "1")
+
+
 def test_loans_and_notes_are_told_everywhere() -> None:
     made = decision(outcome("acc/tam", "pass"), verdict="pass", loans=(LOAN,), repaid=(LOAN,), notes=("no noise floor",))
     for text in (markdown(made), decision_page(made, [])):
@@ -70,7 +85,7 @@ class Card:
         self.folder.mkdir()
         rows = [{"task": "qa", "language": "ind", "metric": "acc", "item": i, "value": v} for i, v in values.items()]
         pq.write_table(pa.Table.from_pylist(rows), self.folder / "items.parquet")
-        self.tables = {"items": "items.parquet"}
+        self.tables, self.files = {"items": "items.parquet"}, ()
         if answers is not None:
             said = [
                 {"task": "qa", "language": "ind", "item": i, "turn": 0, "text": a, "target": "B"} for i, a in answers.items()
@@ -96,6 +111,42 @@ def test_broken_items_come_with_both_answers_worst_first_and_counted(tmp_path: P
     assert "A\\|&lt;b&gt;" in text and "<b>" not in text
     page = decision_page(decision(outcome("acc", "fail")), rows)
     assert "A|&lt;b&gt;" in page and "3 answers score below a baseline" in page
+
+
+def test_answers_that_are_cut_off_are_one_line(tmp_path: Path) -> None:
+    new, old = (Card(tmp_path, name, {"a": value}, {"a": "A"}) for name, value in (("new", 0), ("old", 1)))
+    path = new.folder / "answers.parquet"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(CorruptInput, match=r"answers.parquet: is not a table of answers"):
+        broken_items(new.side(), old.side())
+
+
+@pytest.mark.parametrize(
+    "column,problem", [("prompt_hash", "it has no column 'prompt_hash'"), ("value", "its values are string, not numbers")]
+)
+def test_a_table_that_holds_no_items_is_one_line(tmp_path: Path, column: str, problem: str) -> None:
+    row = item_row("acc", "tha", 1, 0.5)
+    table = pa.Table.from_pylist([{k: v for k, v in row.items() if k != column} if column != "value" else row | {"value": "1"}])
+    card = Card(tmp_path, "new", {"a": 0})
+    pq.write_table(table, card.folder / "items.parquet")
+    with pytest.raises(CorruptInput, match=f"items.parquet: is not a table of items: {problem}"):
+        read_items(card.side().artifact, card.folder)
+
+
+def test_what_is_shown_has_some_of_every_task_and_language() -> None:
+    places = [("qa", "ind")] * 30 + [("qa", "tha")] * 3 + [("nli", "tha")]
+    rows = [{"task": task, "language": language, "item": i} for i, (task, language) in enumerate(places)]
+    assert [row["item"] for row in some_of_each(rows, 6)] == [0, 1, 2, 30, 31, 33]
+    assert some_of_each(rows, 100) == rows
+
+
+def test_a_summary_that_cannot_be_written_does_not_change_the_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "gone" / "summary.md"))
+    (tmp_path / "decision.md").write_text("## PASS")
+    tell_github(tmp_path)
+    assert "gone/summary.md: No such file or directory" in caplog.text
 
 
 def test_cards_of_before_answers_were_kept_still_tell_the_items(tmp_path: Path) -> None:

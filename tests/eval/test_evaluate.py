@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from sea_lion.catalog.errors import CorruptInput, RecipeError
 from sea_lion.catalog.index import query, rebuild
-from sea_lion.catalog.records import Score
+from sea_lion.catalog.records import Aggregate, Score, Scorecard
 from sea_lion.eval.answers import likelihood_rows, likelihood_scores
+from sea_lion.eval.overview import overview
 from sea_lion.eval.runner import ask
 from sea_lion.eval.tasks import harness_name, harness_tasks
 
@@ -223,3 +224,37 @@ def test_inputs_of_the_wrong_kind_are_named(world: World) -> None:
         world.evaluate(name="scorecard/kind", model="tokenizer/test@1")
     with pytest.raises(CorruptInput, match=r"tokenizer/test@1: is a tokenizer, not a corpus"):
         world.evaluate(name="scorecard/kind", heldout="tokenizer/test@1")
+
+
+def test_tasks_and_languages_narrow_the_suite_and_what_it_does_not_know_is_named(world: World) -> None:
+    _, card, _ = world.evaluate(name="scorecard/narrow", languages=("tha",), tasks=("word-order",), heldout="")
+    assert {(score.task, score.language) for score in card.scores} == {("word-order", "tha")}
+    with pytest.raises(RecipeError, match="tasks: 'wordorder' is no task of small; there are heldout, word-order"):
+        world.evaluate(name="scorecard/no-task", tasks=("wordorder",))
+    with pytest.raises(RecipeError, match="languages: 'khm' is no language of small; there are eng, tha, mya"):
+        world.evaluate(name="scorecard/no-language", languages=("khm",))
+    with pytest.raises(RecipeError, match="metricx: says nothing to suite 'small'"):
+        world.evaluate(name="scorecard/no-translation", metricx=("small.toml",))
+
+
+def test_an_overview_tells_what_an_average_is_over_and_lacks() -> None:
+    fixed: dict[str, Any] = {"stderr": 0.0, "higher_is_better": True, "language": "ind"}
+    scores = (
+        Score(task="qa", metric="f1", value=40.0, items=30, nulls=3, truncated=6, **fixed),
+        Score(task="nli", metric="accuracy", value=60.0, items=10, nulls=1, **fixed),
+        Score(task="nli", metric="macro_f1", value=9.0, items=10, nulls=1, role="diagnostic", **fixed),
+    )
+    averages = (
+        Aggregate(level="competency", name="nlu", language="ind", value=40.0, stderr=0.0, members=("qa",)),
+        Aggregate(
+            level="language", name="ind", language="ind", value=50.0, stderr=1.5, members=("nlu", "nlr"), missing=("mt-bench",)
+        ),
+        Aggregate(
+            level="suite", name="overall", language="", value=50.0, stderr=0.0, members=("ind",), missing=tuple("abcdefghij")
+        ),
+    )
+    card = Scorecard(model="checkpoint/a@1", suite="s", suite_fingerprint="", harness="", scores=scores, aggregates=averages)
+    assert list(overview(card)) == [
+        "ind 50.00 ± 1.50 over nlu, nlr; without mt-bench; 10.0% of 40 answers unreadable, 15.0% truncated",
+        "overall 50.00 over ind; without a, b, c, d, e, f, g, h, i, 1 more; 10.0% of 40 answers unreadable, 15.0% truncated",
+    ]

@@ -306,3 +306,13 @@ def test_a_folder_without_a_judge(judge_folder: Path, tmp_path: Path) -> None:
     judge = open_judge(JudgeSettings(kind="local", model="tiny", path=str(tmp_path)))
     with pytest.raises(CorruptInput, match="has no chat template"):
         judged(judge, conversations(1), Judgements())
+
+
+def test_recorded_judgements_that_were_mended_are_the_ones_that_count(tmp_path: Path) -> None:
+    (asked,) = conversations(1)
+    kept, described = Judgements(tmp_path / "kept.sqlite"), JudgeSettings(kind="recorded", model="a/judge", path="said.jsonl")
+    for text in ("[[A]]", "[[B]]"):
+        row = {"key": judgement_key(described.identity, asked), "text": text}
+        (tmp_path / "said.jsonl").write_text(json.dumps(row), "utf-8")
+        assert judged(open_judge(described, tmp_path), [asked], kept) == [text]
+    assert not list(kept.rows()), "what a file says is not put on record as what the judge said"

@@ -220,8 +220,9 @@ def decision(stage: str, loans: tuple[Loan, ...] = (), repaid: tuple[Loan, ...] 
     known: dict[str, Any] = {
         "stage": stage, "model": f"checkpoint/{stage}@1", "scorecard": f"scorecard/{stage}@1", "baselines": (), "policy": "p",
         "policy_fingerprint": "c" * 64, "verdict": "pass", "reason": "", "on_refusal": "stop", "kept": "", "outcomes": (),
+        "loans": loans, "repaid": repaid,
     }  # fmt: skip
-    return GateDecision(**known | {"loans": loans, "repaid": repaid} | fields)
+    return GateDecision(**known | fields)
 
 
 def test_a_loan_is_outstanding_until_some_decision_repaid_it(lent: Compared) -> None:

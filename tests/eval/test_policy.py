@@ -8,7 +8,7 @@ import pytest
 
 from sea_lion.catalog.errors import RecipeError
 from sea_lion.catalog.fingerprint import fingerprint
-from sea_lion.eval.policy import Bounds, Claim, Floor, Policy, Rule, Split, check_names, read_policy
+from sea_lion.eval.policy import Bounds, Claim, Floor, Noise, Policy, Rule, Split, check_names, read_policy
 
 POLICIES = Path(__file__).parents[2] / "eval" / "policies"
 BUILT_IN = ("base", "cpt", "instruct", "merge", "align", "final", "leaderboard-grade", "leaderboard-auto")
@@ -75,6 +75,7 @@ def test_only_stages_that_teach_something_else_may_cost_bits_per_byte() -> None:
         ('name = "x"\n[limits]\nnulls = 5' + RULE, "limits", "shares"),
         ('name = "x"' + RULE + 'languages = ["ta"]', "rules.0", "'ta' is not an ISO 639-3 code; did you mean 'tam'"),
         ('name = "x"\n[[floors]]\nmetric = "acc"\nlevel = "suite"\nlanguage = "tam"\nvalue = 1', "floors.0", "not 'suite'"),
+        ('name = "x"\n[[floors]]\nmetric = "score"\nlevel = "suite"\nvalue = 1', "floors.0", "name it, 'score' is none"),
         ('name = x"', "", "is not TOML"),
     ],
 )
@@ -101,6 +102,8 @@ def test_a_wrong_policy_is_refused_by_file_and_key(tmp_path: Path, text: str, ke
             "claims.0.metric",
             "'acc'",
         ),
+        (Policy(name="x", rules=(Rule(metric="acc", suite=BOUNDS),), noise={"aac": Noise()}), "noise.aac", "'acc'"),
+        (Policy(name="x", rules=(Rule(metric="score", suite=BOUNDS),), scale={"acx": 0.1}), "scale.acx", "'acc'"),
     ],
 )
 def test_what_no_scorecard_has_is_named_with_the_nearest(policy: Policy, key: str, meant: str) -> None:

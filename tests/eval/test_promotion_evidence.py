@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sea_lion.catalog.errors import SeaLionError
+from sea_lion.catalog.errors import MissingArtifact, SeaLionError
 from sea_lion.catalog.files import RECORD, read_artifact, record_text
 from sea_lion.catalog.recipes import Recipe, Reference
 from sea_lion.catalog.records import Artifact, Checkpoint, GateDecision, Promotion, Scorecard
@@ -107,11 +108,35 @@ def test_going_back_is_recorded_with_person_and_reason(shelf: Shelf) -> None:
     assert isinstance(shelf.store.promotions("t/cpt")[-1].body, Promotion)
 
 
+def test_going_back_twice_goes_two_models_back_and_forward_again_by_name(shelf: Shelf) -> None:
+    for name in ("one", "two", "three"):
+        shelf.model(name)
+
+    def back(to: str = "") -> str:
+        recipe = rollback_recipe(shelf.store, "t/cpt", to=to, person="A. Tan", reason="because")
+        return promotion(shelf.promote(recipe)).model
+
+    assert [back(), back()] == ["checkpoint/two@1", "checkpoint/one@1"]
+    with pytest.raises(SeaLionError, match=r"nothing stood for it before checkpoint/one@1; .*three@1 \(name one with --to\)"):
+        back()
+    assert back("checkpoint/three@1") == "checkpoint/three@1"
+    shelf.model("four")
+    shutil.rmtree(shelf.root / "checkpoint/three")
+    with pytest.raises(MissingArtifact, match="checkpoint/three@1"):
+        back()
+    assert str(Store(shelf.root).stage_model("t/cpt")[0].ref) == "checkpoint/four@1"
+
+
 @pytest.mark.parametrize(
     ("stage", "to", "person", "said"),
     [
         ("t/sft", "", "A", "nothing was ever promoted; known stages: t/cpt"),
-        ("t/cpt", "checkpoint/x@1", "A", "checkpoint/x@1 was not promoted before checkpoint/new@1; earlier: checkpoint/old@1"),
+        (
+            "t/cpt",
+            "checkpoint/x@1",
+            "A",
+            "checkpoint/x@1 was not promoted before checkpoint/new@1; models promoted to it: checkpoint/old@1",
+        ),
         ("t/cpt", "", " ", "needs --person and --reason"),
     ],
 )

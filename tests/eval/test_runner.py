@@ -13,9 +13,9 @@ import pytest
 from lm_eval.api.task import ConfigurableTask
 from transformers import AutoTokenizer
 
-from sea_lion.catalog.errors import CorruptInput, RecipeError
+from sea_lion.catalog.errors import CorruptInput, RecipeError, Unfinished
 from sea_lion.catalog.index import query, rebuild
-from sea_lion.catalog.records import Aggregate, Artifact, Score, Scorecard
+from sea_lion.catalog.records import Aggregate, Artifact, ArtifactRef, Score, Scorecard
 from sea_lion.catalog.store import Options
 from sea_lion.eval import evaluate as evaluate_module
 from sea_lion.eval import recipe as recipe_module
@@ -190,7 +190,7 @@ def test_a_description_is_never_lost(world: World, evaluate: Evaluate, monkeypat
 
 
 def test_a_template_is_asked_for_where_there_is_one(evaluate: Evaluate) -> None:
-    with pytest.raises(RecipeError, match=r"prompts: is 'chat', and the tokenizer of checkpoint/test@1 has no chat template"):
+    with pytest.raises(RecipeError, match=r"checkpoint/test@1: prompts: is 'chat', and its tokenizer has no chat template"):
         evaluate("bare", suite(TALK), prompts="chat", model="checkpoint/test@1")
     with pytest.raises(RecipeError, match="has no template for base models"):
         evaluate("bare", suite(TALK), prompts="base")
@@ -238,6 +238,26 @@ def test_a_damaged_result_is_asked_again(tmp_path: Path) -> None:
     assert done.find("a", "digest") is None
     done.keep("a", "digest", replace(result, incomplete=("a: no judge",)))
     assert done.find("a", "digest") is None
+
+
+def test_a_judge_that_is_down_leaves_the_run_unfinished_and_the_same_run_goes_on(
+    world: World, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judged(task: GenerationTask, answers: Sequence[Sequence[str]]) -> TaskScores:
+        missing = TaskScores(items=(), scores=(), incomplete="judge j: no connection; run again", is_open=is_down)
+        return score_lengths(task, answers) if is_up else missing
+
+    opened = suite(generated(question("a", "Who waits?"), name="debate", scorer=judged), TALK)
+    is_up, is_down = False, True
+    with pytest.raises(Unfinished, match=r"scorecard/judged@1: debate/eng: judge j: no connection; run again"):
+        evaluate("judged", opened)
+    assert world.store.get(ArtifactRef(name="scorecard/judged", version="1")) is None
+    is_up, asked = True, noted(monkeypatch, BudgetedHFLM, "_prompt")
+    _, card = evaluate("judged", opened)
+    assert {score.task for score in card.scores} == {"debate", "talk"} and card.incomplete == () and asked == []
+    is_up, is_down = False, False  # nothing that waiting mends: the scorecard says so
+    _, card = evaluate("unjudged", opened)
+    assert card.incomplete == ("debate/eng: judge j: no connection; run again",)
 
 
 def test_a_second_model_gets_none_of_the_first_one_s_answers(world: World, evaluate: Evaluate) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 
-def test_a_killed_evaluation_ends_as_an_undisturbed_one() -> None:
+def test_a_killed_evaluation_ends_as_an_undisturbed_one(forked: Any, tmp_path: Path) -> None:
     script = Path(__file__).with_name("crash_evaluation.py")
-    done = subprocess.run([sys.executable, str(script), "--kills", "3"], stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 0 and found["same"] and found["again"] == 0
+    codes = forked.exit_codes([forked.started(script, "--kills", "3", says=tmp_path)], 300)
+    assert codes == [0], (tmp_path / "stderr").read_text()[-3000:]
+    found = json.loads((tmp_path / "stdout").read_text().splitlines()[-1])
+    assert found["same"] and found["again"] == 0
     assert sum(found["per_run"]) >= found["batches"]

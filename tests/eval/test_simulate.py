@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sea_lion.catalog.errors import SeaLionError
 from sea_lion.eval.noise import NoNoiseFloor, as_toml, noise_floor
+from sea_lion.eval.objective import Objective
 from sea_lion.eval.policy import Noise, Policy, read_policy
 from sea_lion.eval.simulate import SCENARIOS, Scenario, simulate, simulated
 from sea_lion.eval.simulation_flags import add_simulate
@@ -103,3 +107,42 @@ def test_a_noise_floor_needs_three_comparable_scorecards() -> None:
     with pytest.raises(NoNoiseFloor, match="lacks"):
         noise_floor([*runs[:2], items("r9", noisy(9, 0.1, 0.0, tasks=2, count=20))])
     assert noise_floor(runs)["margin"].sigma_common == 0
+    with pytest.raises(NoNoiseFloor, match="scorecard/r0@1 is named twice: a run does not differ from itself"):
+        noise_floor([runs[0], runs[1], runs[0]])
+    limited = replace(runs[0], card=replace(runs[0].card, limit=5))
+    with pytest.raises(NoNoiseFloor, match="limit of 5 items"):
+        noise_floor([limited, *runs[1:]])
+
+
+@pytest.mark.parametrize(
+    "flags,said",
+    [
+        (["--items", "1"], "every task needs two items"),
+        (["--churn", "2"], "churn must be above 0 and at most 1"),
+        (["--replications", "0"], "replications must be at least 1"),
+        (["--seed", "-1"], "the seed at least 0"),
+        (["--languages", "ind,ind"], "languages must be named, each once, not 'ind,ind'"),
+        (["--tasks", ""], "tasks must be named"),
+        (["--sigma-run", "-1"], "at least 0"),
+        (
+            ["--languages", "eng", "--replications", "1"],
+            "simulated are the languages eng and the tasks causal,nli,qa,sentiment",
+        ),
+    ],
+)
+def test_flags_that_cannot_be_simulated_are_one_line(tmp_path: Path, flags: list[str], said: str) -> None:
+    policy = tmp_path / "tha.toml"
+    policy.write_text(
+        'name = "tha"\n[[rules]]\nmetric = "acc"\nlanguages = ["tha"]\nsuite = { tolerance = 0.1, margin = 0.2 }\n'
+    )
+    parser = argparse.ArgumentParser()
+    add_simulate(parser)
+    with pytest.raises(SeaLionError, match=re.escape(said)):
+        simulated(parser.parse_args([str(policy), *flags]))
+
+
+def test_rules_against_the_last_and_the_best_model_are_simulated_too() -> None:
+    rule = GRADE.rules[0]
+    best = Policy(name="x", rules=(replace(rule, against="best"),), objective=Objective(metric="f1", min_gain=-0.5))
+    found = simulate(best, [100], churn=0.1, scenarios=[scenario("all tasks -2")], replications=4)[0]
+    assert found.failed + found.held > 0.5

@@ -175,8 +175,9 @@ def test_impossible_recipes_are_refused(changes: dict[str, Any], problem: str) -
 
 
 def made_up(trial: Trial) -> Trial:
-    """A run in no time: who made it, and figures that follow from the weights."""
-    return replace(trial, run=f"pid-{os.getpid()}", bits_per_byte=(("tha", 1 - trial.weights[0] / 2),))
+    """A run in no time: who made it and on which CUDA device, and figures that follow from the weights."""
+    run = f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+    return replace(trial, run=run, bits_per_byte=(("tha", 1 - trial.weights[0] / 2),))
 
 
 def killed(trial: Trial) -> Trial:
@@ -186,18 +187,13 @@ def killed(trial: Trial) -> Trial:
     return trial
 
 
-def seen(trial: Trial) -> Trial:
-    """A run that tells its CUDA device."""
-    return replace(trial, run=os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-
-
 def test_runs_side_by_side() -> None:
     trials = [Trial(number=number, weights=(0.5, 0.5)) for number in range(6)]
     assert list(in_turn(made_up, trials, 1, [])) == [made_up(trial) for trial in trials]
-    there = list(in_turn(made_up, trials, 2, []))
+    there = list(in_turn(made_up, trials, 2, ["3"]))
     assert sorted(trial.number for trial in there) == list(range(6))
-    assert f"pid-{os.getpid()}" not in {trial.run for trial in there}
-    assert {trial.run for trial in in_turn(seen, trials, 2, ["3"])} == {"3"}
+    made = [trial.run.split() for trial in there]
+    assert {device for _, device in made} == {"3"} and str(os.getpid()) not in {process for process, _ in made}
     with pytest.raises(Unfinished, match="killed"):
         list(in_turn(killed, trials, 2, []))
 

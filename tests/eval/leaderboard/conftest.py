@@ -174,7 +174,7 @@ def write_splitter(folder: Path) -> None:
     from nltk.tabdata import TabEncoder
     from nltk.tokenize.punkt import PunktTrainer
 
-    trainer = PunktTrainer()
+    trainer: Any = PunktTrainer()
     trainer.INCLUDE_ALL_COLLOCS = True
     trainer.train("Mr. Tan came at 5 p.m. with rice. Mr. Tan left. The boat of Mr. Lim is old. It leaks.", finalize=True)
     params, encoder = trainer.get_params(), TabEncoder()

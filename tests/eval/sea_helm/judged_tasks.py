@@ -30,5 +30,8 @@ def task(questions: Sequence[Question], scorer: Any, language: str = "ind", name
 
 
 def settings(server: ChatServer, **changes: Any) -> JudgeSettings:
-    usual: dict[str, Any] = {"kind": "endpoint", "model": "gpt-4-1106-preview", "url": f"{server.url}/v1", "tries": 2}
-    return JudgeSettings(**usual | {"longest_pause": 0.01, "timeout": 5.0} | changes)
+    usual: dict[str, Any] = {
+        "kind": "endpoint", "model": "gpt-4-1106-preview", "url": f"{server.url}/v1", "tries": 2,
+        "longest_pause": 0.01, "timeout": 5.0,
+    }  # fmt: skip
+    return JudgeSettings(**usual | changes)

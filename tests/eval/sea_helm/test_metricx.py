@@ -112,7 +112,7 @@ def test_recorded_outputs_of_sea_helm(tmp_path: Path) -> None:
         ):
             if theirs in expected["metrics"]:
                 assert found[ours] == pytest.approx(expected["metrics"][theirs], abs=1e-9), (vector["id"], ours)
-        items = [item.value for item in scores.items]
+        items = [100 * item.value for item in scores.items]
         assert items == pytest.approx(
             [one["normalized_metricx_wmt24_scores"] for one in expected["individual_scores"]], abs=1e-9
         )
@@ -156,7 +156,7 @@ def test_an_endpoint_that_fails_is_one_line_and_what_it_scored_stays(
     server.requests.clear()
     scores = translated(scorer, responses, labels, "fil", kept=kept)
     assert [len(body["rows"]) for body in server.requests] == [8]
-    assert [item.value for item in scores.items[:3]] == [96.0, 92.0, 88.0]
+    assert [item.value for item in scores.items[:3]] == pytest.approx([0.96, 0.92, 0.88])
 
 
 def test_scores_that_are_none_are_not_taken(server: ChatServer) -> None:
@@ -271,3 +271,13 @@ def test_a_folder_that_holds_no_metricx(folder: Path, tmp_path: Path) -> None:
         )
         with pytest.raises(CorruptInput, match=f"lm_head.weight: {said}"):
             raw_scores(open_metricx(MetricXSettings(kind="local", path=str(tmp_path))), rows(1), Judgements())
+
+
+def test_recorded_scores_that_were_mended_are_the_ones_that_count(tmp_path: Path) -> None:
+    row = {"source": "s", "candidate": "c", "reference": "r"}
+    asked, kept = [Translation(**row)], Judgements(tmp_path / "kept.sqlite")
+    for score in (4.0, 1.5):
+        (tmp_path / "scores.jsonl").write_text(json.dumps({**row, "score": score}), "utf-8")
+        recorded = open_metricx(MetricXSettings(kind="recorded", model="m", path="scores.jsonl"), tmp_path)
+        assert raw_scores(recorded, asked, kept) == [score]
+    assert not list(kept.rows()), "what a file says is not put on record as what the model said"

@@ -96,7 +96,7 @@ def test_recorded_outputs_on_the_benchmarks_rows(vector: dict[str, Any]) -> None
     if not file.exists():
         pytest.skip(f"{file.name} is not in shared/data (CC BY-NC-SA)")
     rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
-    finals = [
+    finals: list[list[Verdict]] = [
         [
             final_verdict(verdict(rule(i, turn, False), is_reversed=True), verdict(rule(i, turn, True), is_reversed=False))
             for turn in (1, 2)
@@ -116,7 +116,9 @@ def test_the_order_of_two_verdicts_does_not_matter(first: Verdict, second: Verdi
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(OUTCOMES)), min_size=1, max_size=30), st.integers(0, 29))
 def test_one_more_win_lowers_no_rate(pairs: list[tuple[str, Verdict]], place: int) -> None:
-    better = [(category, "WIN" if i == place % len(pairs) else won) for i, (category, won) in enumerate(pairs)]
+    better: list[tuple[str, Verdict]] = [
+        (category, "WIN" if i == place % len(pairs) else won) for i, (category, won) in enumerate(pairs)
+    ]
     before, after = (win_rates([[won] for _, won in these], [name for name, _ in these]) for these in (pairs, better))
     assert after.win_rate >= before.win_rate and after.weighted_win_rate >= before.weighted_win_rate - 1e-9
 

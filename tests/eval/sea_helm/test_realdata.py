@@ -1,6 +1,10 @@
-"""SEA-HELM's own scores of answers made by rule to its own rows, end to end: mirror, prompts, questions, scorers."""
+"""SEA-HELM's own scores of answers made by rule to its own rows, end to end: mirror, prompts, questions, scorers.
+
+Of the translations one vector a language is scored, most of a second of a core each; `SEA_LION_ALL=1` scores every one.
+"""
 
 import json
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,7 +20,7 @@ from sea_lion.eval.sea_helm.averages import ANSWERED
 from sea_lion.eval.sea_helm.labels import gold_2025, options_2025, tag_of
 from sea_lion.eval.sea_helm.metricx import CHRF
 from sea_lion.eval.sea_helm.mirror import source_files, write_mirror
-from sea_lion.eval.sea_helm.mt_bench import final_verdict, verdict, win_rates
+from sea_lion.eval.sea_helm.mt_bench import Verdict, final_verdict, verdict, win_rates
 from sea_lion.eval.sea_helm.profile import LONG
 from sea_lion.eval.sea_helm.suite import open_suite
 from sea_lion.eval.sea_helm.translation import chrf
@@ -34,7 +38,10 @@ def vectors() -> list[Any]:
         return [pytest.param({}, marks=pytest.mark.skip(reason=f"{ORACLE.name} is not here: it lies in ../shared"))]
     found = [vector for vector in json.loads(ORACLE.read_text("utf-8"))["vectors"] if vector["group"] == "realdata"]
     assert found
-    return [pytest.param(vector, id=vector["id"]) for vector in found]
+    firsts = {vector["lang"]: vector["id"] for vector in reversed(found) if KINDS.get(vector["task"]) == "translation"}
+    rest = pytest.mark.skipif(os.environ.get("SEA_LION_ALL") != "1", reason="another translation; SEA_LION_ALL=1 scores it")
+    is_more = [KINDS.get(vector["task"]) == "translation" and firsts[vector["lang"]] != vector["id"] for vector in found]
+    return [pytest.param(one, id=one["id"], marks=[rest] * more) for one, more in zip(found, is_more, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +152,12 @@ def _figures(task: GenerationTask, result: TaskScores, answers: Sequence[str], c
 def _win_rates(task: GenerationTask, rule: str) -> dict[str, Any]:
     texts = [name.strip().strip("'") for name in rule.rpartition(" = [")[2].partition("][")[0].split(",")]
     assert len(texts) == 4
-    finals = [
-        [final_verdict(*(verdict(texts[(i + 2 * t + p) % 4], is_reversed=not p) for p in (0, 1))) for t in (1, 2)]
-        for i in range(len(task.questions))
-    ]
+
+    def final(place: int) -> Verdict:
+        first, second = texts[place % 4], texts[(place + 1) % 4]
+        return final_verdict(verdict(first, is_reversed=True), verdict(second, is_reversed=False))
+
+    finals: list[list[Verdict]] = [[final(i + 2 * turn) for turn in (1, 2)] for i in range(len(task.questions))]
     rates = win_rates(finals, [str(question.details["category"]) for question in task.questions])
     return {"categories": rates.categories, "win_rate": rates.win_rate, "weighted_win_rate": rates.weighted_win_rate}
 

@@ -3,17 +3,19 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sea_lion.catalog.errors import CorruptInput, SeaLionError
+from sea_lion.catalog.errors import CorruptInput, RecipeError, SeaLionError
 from sea_lion.catalog.records import Score
 from sea_lion.eval.family import GenerationFamily, GenerationTask, Suite
 from sea_lion.eval.sea_helm.mirror import source_files, write_mirror
 from sea_lion.eval.sea_helm.questions import questions
 from sea_lion.eval.sea_helm.suite import hub_config, open_suite
 from sea_lion.eval.sea_helm.templates import TaskTexts
+from sea_lion.eval.suites_index import open_sea_helm
 
 SHARED = Path(__file__).parents[3] / ".." / "shared"
 DATA = SHARED / "data" / "sea-helm-v1.0.0"
@@ -145,7 +147,7 @@ def test_averages_name_what_they_lack(mirror: Path) -> None:
     found = {(entry.level, entry.name): entry for entry in suite.aggregate(scores)}
     assert found["language", "tam"].members == ("nlu", "linguistic-diagnostics")
     assert "abssum" in found["language", "tam"].missing
-    assert found["competency", "nlu"].missing == ()
+    assert found["competency", "nlu"].missing == ("qa",), "a task that was not asked leaves no average in silence"
 
 
 CONFIG_2026 = """
@@ -236,3 +238,23 @@ def test_hub_configurations() -> None:
     assert hub_config("translation-en-xx", "th") == "en_to_th" and hub_config("translation-xx-id", "jv") == "jv_to_id"
     assert hub_config("pragmatic-pair", "ta") == "ta_pair" and hub_config("thai_exam_onet", "th") == "onet"
     assert hub_config("sentiment", "ms") == "ms"
+
+
+def test_a_file_of_records_must_be_named_in_the_recipe(tmp_path: Path) -> None:
+    records, settings = tmp_path / "scores.jsonl", tmp_path / "metricx.toml"
+    records.write_text("", "utf-8")
+    settings.write_text('[metricx]\nkind = "recorded"\npath = "scores.jsonl"\n', "utf-8")
+    ref = "scorecard/x@1"
+    recipe = SimpleNamespace(ref=ref, suite=PROFILE, heldout="", mirror="", languages=(), tasks=(), limit=0, prompts="chat")
+    job: Any = SimpleNamespace(recipe=recipe, files={"metricx": [settings]})
+    with pytest.raises(RecipeError, match=r"metricx: must also name scores.jsonl"):
+        open_sea_helm(job)
+    job.files["metricx"] = [settings, records]
+    with pytest.raises(RecipeError, match="mirror: is required"):  # past it
+        open_sea_helm(job)
+    job.files["metricx"] = [records]
+    with pytest.raises(RecipeError, match="metricx: names 0 TOML files"):
+        open_sea_helm(job)
+    recipe.heldout = "corpus/a@1"
+    with pytest.raises(RecipeError, match="heldout: says nothing to suite 'sea_helm_2025'"):
+        open_sea_helm(job)
