@@ -115,4 +115,9 @@ def _torchrun(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if sys.argv[1:2] == ["torchrun"]:  # its keep-alive threads may abort an interpreter that ends: 75 would be lost
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
