@@ -40,6 +40,9 @@ WHAT = {
     "scorecard": "{suite} on {model}",
     "decision": "{verdict}: {model} for {stage}",
     "promotion": "{verdict}: {model} for {stage}",
+    "mirror": "{benchmark}, profile {profile}",
+    "questions": "{items:,} items of {suite}",
+    "overlap": "{items:,} items found in {documents:,} documents",
 }
 """Kind to a few words about an artifact, from the fields of its body."""
 FIELDS = {kind: [name for _, name, _, _ in Formatter().parse(words) if name] for kind, words in WHAT.items()}
