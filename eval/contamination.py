@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ..catalog.errors import RecipeError
 from ..catalog.records import QUESTIONS, STRICT, Artifact, Contamination, Ngrams, Overlaps, Questions
 from ..catalog.store import Job, verify_files, write_rows
+from .metrics import mean_over_strata
 
 TABLE = "contaminated.parquet"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("task", "language", "item", "corpus")] + [("documents", pa.int64())])
@@ -116,24 +117,19 @@ def _shares(rows: Sequence[Mapping[str, Any]], found: set[Named]) -> Iterator[Co
         cells[row["task"], row["language"], row["metric"]].append(row)
     for (task, language, metric), cell in cells.items():
         clean = [row for row in cell if (task, language, row["item"]) not in found]
-        value = _mean(cell)
-        assert value is not None
         yield Contamination(
             task=task,
             language=language,
             metric=metric,
             items=len(cell),
             found=len(cell) - len(clean),
-            value=value,
-            clean_value=_mean(clean),
+            value=_mean(cell),
+            clean_value=_mean(clean) if clean else None,
         )
 
 
-def _mean(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    strata: defaultdict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        strata[row["stratum"] or ""].append(row["value"])
-    return sum(sum(values) / len(values) for values in strata.values()) / len(strata) if strata else None
+def _mean(rows: Sequence[Mapping[str, Any]]) -> float:
+    return mean_over_strata((row["stratum"] or "", row["value"]) for row in rows)
 
 
 def contaminated_items(artifact: Artifact, folder: Path) -> frozenset[Named]:

@@ -104,3 +104,29 @@ def weighted_score(items: Iterable[ItemValue]) -> tuple[float, float]:
         return mean, 0.0
     squares = math.fsum(math.fsum(cluster) ** 2 for cluster in residuals.values())
     return mean, math.sqrt(count / (count - 1) * squares) / total
+
+
+def mean_over_strata(values: Iterable[tuple[str, float]]) -> float:
+    """Plain mean over strata of their items' means, from (stratum, value) of each item; raises ValueError without items."""
+    strata: defaultdict[str, list[float]] = defaultdict(list)
+    for stratum, value in values:
+        strata[stratum].append(value)
+    if not strata:
+        raise ValueError("no items to score")
+    return math.fsum(math.fsum(each) / len(each) for each in strata.values()) / len(strata)
+
+
+def stratified_stderr(items: Sequence[tuple[str, str, float]]) -> float:
+    """Standard error of `mean_over_strata`, from (stratum, cluster, value) of each item: over clusters, 0 for a single one.
+
+    Stratum means are linearised, so a cluster may have items in several strata.
+    """
+    strata: defaultdict[str, list[float]] = defaultdict(list)
+    for stratum, _, value in items:
+        strata[stratum].append(value)
+    means = {stratum: math.fsum(values) / len(values) for stratum, values in strata.items()}
+    clusters: defaultdict[str, float] = defaultdict(float)
+    for stratum, cluster, value in items:
+        clusters[cluster] += (value - means[stratum]) / (len(strata) * len(strata[stratum]))
+    count = len(clusters)
+    return math.sqrt(count / (count - 1) * math.fsum(value**2 for value in clusters.values())) if count > 1 else 0.0

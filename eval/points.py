@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..catalog.records import Score
-from .family import GenerationTask, ItemScore, Scorer, TaskScores
+from .family import GenerationTask, Scorer, TaskScores
+from .metrics import mean_over_strata
 
 POINTS = "points"
 """Name of the metric."""
@@ -42,7 +43,7 @@ def with_rows(task: str, language: str, scored: TaskScores) -> TaskScores:
         task=task,
         language=language,
         metric=POINTS,
-        value=_mean_of_strata(rows),
+        value=mean_over_strata((row.stratum, row.value) for row in rows),
         stderr=main.stderr,
         items=len(rows),
         higher_is_better=True,
@@ -51,10 +52,3 @@ def with_rows(task: str, language: str, scored: TaskScores) -> TaskScores:
         nulls=main.nulls,
     )
     return replace(scored, items=(*scored.items, *rows), scores=(*scored.scores, mean))
-
-
-def _mean_of_strata(rows: Sequence[ItemScore]) -> float:
-    strata: dict[str, list[float]] = {}
-    for row in rows:
-        strata.setdefault(row.stratum, []).append(row.value)
-    return sum(sum(values) / len(values) for values in strata.values()) / len(strata)

@@ -17,9 +17,10 @@ from ..endpoint import Unanswered
 from ..family import GenerationTask, ItemScore, Message, Question, Scorer, TaskScores
 from ..judge import Judge, judged
 from ..judgements import Judgements
+from ..metrics import stratified_stderr
 from . import criteria
 from .judge_prompts import CriteriaPrompts
-from .mt_bench import SOURCE, incomplete, judge_warnings, no_judge, stratified_stderr
+from .mt_bench import SOURCE, incomplete, judge_warnings, no_judge
 from .profile import short_code
 from .templates import fill
 

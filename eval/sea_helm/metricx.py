@@ -28,8 +28,9 @@ from ..endpoint import Access, Unanswered, address_problem, ask
 from ..family import GenerationTask, ItemScore, Scorer, TaskScores
 from ..judge import folder_digest
 from ..judgements import Judgements, recorded_rows
+from ..metrics import stratified_stderr
 from .extraction import text_2025, text_2026
-from .mt_bench import SOURCE, stratified_stderr
+from .mt_bench import SOURCE
 from .normalise import METRICX_WORST
 from .profile import profile_of, short_code
 from .translation import chrf, metricx

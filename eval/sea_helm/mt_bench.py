@@ -23,6 +23,7 @@ from ..endpoint import Unanswered
 from ..family import GenerationTask, ItemScore, Message, Question, Scorer, TaskScores
 from ..judge import Judge, judged
 from ..judgements import Judgements
+from ..metrics import stratified_stderr
 from .judge_prompts import LABELS, TURNS, PairwisePrompts
 from .templates import fill
 
@@ -83,24 +84,6 @@ def win_rates(finals: Sequence[Sequence[Verdict]], categories: Sequence[str]) ->
         win_rate=math.fsum(values) / len(values),
         weighted_win_rate=100 * math.fsum(rates.values()) / len(rates),
     )
-
-
-def stratified_stderr(values: Sequence[tuple[str, str, float]]) -> float:
-    """Standard error of the plain mean over strata of their items' means, from (stratum, cluster, value) of each item.
-
-    Cluster-robust within a stratum; a stratum with a single cluster adds none.
-    """
-    strata: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for stratum, cluster, value in values:
-        strata[stratum][cluster].append(value)
-    variance = 0.0
-    for clusters in strata.values():
-        items = [value for members in clusters.values() for value in members]
-        mean, count = math.fsum(items) / len(items), len(clusters)
-        if count > 1:
-            squares = math.fsum(math.fsum(value - mean for value in members) ** 2 for members in clusters.values())
-            variance += count / (count - 1) * squares / len(items) ** 2
-    return math.sqrt(variance) / len(strata) if strata else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,6 @@ cluster-robust over items (stratum means linearised); the benchmark states none.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +16,7 @@ from typing import Literal
 from ...catalog.errors import CorruptInput, SeaLionError
 from ...catalog.records import Score
 from ..family import GenerationTask, ItemScore, Question, Scorer, TaskScores
+from ..metrics import stratified_stderr
 from . import extraction
 from .averages import ANSWERED
 from .classification import measured
@@ -317,13 +317,5 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _stderr(values: Sequence[float], strata: Sequence[str], questions: Sequence[Question]) -> float:
-    """Error of the mean over strata of their means, over clusters; 0 for a single cluster."""
-    sizes = Counter(strata)
-    sums: defaultdict[str, float] = defaultdict(float)
-    for value, stratum in zip(values, strata, strict=True):
-        sums[stratum] += value
-    clusters: defaultdict[str, float] = defaultdict(float)
-    for value, stratum, question in zip(values, strata, questions, strict=True):
-        clusters[question.cluster] += (value - sums[stratum] / sizes[stratum]) / (len(sizes) * sizes[stratum])
-    count = len(clusters)
-    return math.sqrt(count / (count - 1) * math.fsum(value**2 for value in clusters.values())) if count > 1 else 0.0
+    clusters = [question.cluster for question in questions]
+    return stratified_stderr(list(zip(strata, clusters, values, strict=True)))

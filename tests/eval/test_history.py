@@ -21,7 +21,7 @@ from .scorecards import POLICIES
 DOCS = Path(__file__).parents[2] / "docs"
 HISTORY: dict[str, Any] = runpy.run_path(str(DOCS / "gate_history.py"))
 LLAMA, GEMMA = HISTORY["LINEAGES"]["llama"], HISTORY["LINEAGES"]["gemma"]
-FACTS = Path("/work/shared/facts/sea-lion-v3.md")
+FACTS = Path(__file__).parents[3] / "shared" / "facts" / "sea-lion-v3.md"
 
 
 def replay(steps: Any, **given: Any) -> list[GateDecision]:

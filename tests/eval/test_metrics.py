@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sea_lion.eval.metrics import ItemValue, accuracy, bits_per_byte, choice_values, margin, weighted_score
+from sea_lion.eval.metrics import (
+    ItemValue,
+    accuracy,
+    bits_per_byte,
+    choice_values,
+    margin,
+    mean_over_strata,
+    stratified_stderr,
+    weighted_score,
+)
 from sea_lion.eval.suite import Item
 
 VALUES = st.lists(st.floats(-50, 50), min_size=2, max_size=30)
@@ -88,3 +97,20 @@ def test_a_log_likelihood_too_few_is_refused() -> None:
     item = Item(id="a", cluster="a", texts=("Qa", "Qb"), context="Q")
     with pytest.raises(ValueError, match="a needs 3 log-likelihoods, not 2"):
         choice_values(item, [-1.0, -2.0])
+
+
+def test_the_error_of_a_mean_over_strata_is_over_clusters() -> None:
+    values = [("a", "q1", 1.0), ("a", "q1", 0.0), ("a", "q2", 0.0), ("a", "q2", 0.0), ("b", "q3", 1.0), ("b", "q4", 1.0)]
+    # stratum a: mean 1/4, residuals of its clusters +1/2 and -1/2 over 2 strata of 4 items; b: none; 4 clusters
+    assert stratified_stderr(values) == pytest.approx((4 / 3 * 2 * (1 / 16) ** 2) ** 0.5)
+    assert mean_over_strata((stratum, value) for stratum, _, value in values) == pytest.approx((1 / 4 + 1) / 2)
+    assert stratified_stderr([("a", "q1", 1.0), ("a", "q1", 0.0)]) == 0.0
+    with pytest.raises(ValueError, match="no items"):
+        mean_over_strata([])
+
+
+@given(st.lists(st.tuples(st.sampled_from("xyz"), st.floats(0, 1)), min_size=2, max_size=20))
+def test_one_stratum_has_the_error_of_a_plain_mean(items: list[tuple[str, float]]) -> None:
+    plain = weighted_score(ItemValue(value=value, weight=1, cluster=cluster) for cluster, value in items)
+    assert mean_over_strata(("", value) for _, value in items) == pytest.approx(plain[0])
+    assert stratified_stderr([("", cluster, value) for cluster, value in items]) == pytest.approx(plain[1], abs=1e-12)

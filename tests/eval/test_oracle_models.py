@@ -55,7 +55,7 @@ from .oracle_models import (
     wrong_answer,
 )
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 DATA = SHARED / "data" / "sea-helm-v1.0.0"
 LANGUAGES = ("ind", "vie", "tha", "tam", "fil", "jav", "sun")
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the benchmark's data are not here: they lie in ../shared")

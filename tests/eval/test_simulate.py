@@ -21,7 +21,7 @@ from sea_lion.eval.simulation_flags import add_simulate
 from .scorecards import POLICIES, Rows, item_row, items
 
 GRADE = read_policy(POLICIES / "leaderboard-grade.toml")
-# /work/shared/facts/evaluation.md, section 3.4: share that fails, 5 languages of 4 tasks, churn 15%.
+# Measured once with a prototype of the same rules: share that fails, 5 languages of 4 tasks, churn 15%.
 FACTS = {
     ("no change", 500): 0.02,
     ("one language -5", 250): 0.89,

@@ -21,7 +21,7 @@ from sea_lion.eval.sea_helm.language_id import detected_language, is_language, r
 
 from ..instruction_answers import SENTENCES, example_answer, failing_answer
 
-SHARED = Path(__file__).parents[3] / ".." / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 ORACLE = SHARED / "oracles" / "sea_helm_vectors.json"
 DATA = SHARED / "data" / "sea-helm-v1.0.0"
 PROFILES = {"v1.0.0": "sea_helm_2025", "v1.2.1": "sea_helm_2026"}

@@ -19,7 +19,7 @@ from sea_lion.eval.mirror import make_mirror, mirror_files_of
 from sea_lion.eval.mirror_recipe import MirrorRecipe
 from sea_lion.eval.sea_helm.mirror import MANIFEST, OpenMirror, recorded, source_files, write_mirror
 
-SHARED = Path(__file__).parents[3] / ".." / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 DATA = SHARED / "data" / "sea-helm-v1.0.0"
 PROFILE = "sea_helm_2025"
 ROWS = "seahelm_tasks/nlr/causal/data/id_xcopa.jsonl"

@@ -26,7 +26,6 @@ from sea_lion.eval.sea_helm.mt_bench import (
     Verdict,
     final_verdict,
     mt_bench_scorer,
-    stratified_stderr,
     verdict,
     verdict_score,
     win_rates,
@@ -123,13 +122,6 @@ def test_one_more_win_lowers_no_rate(pairs: list[tuple[str, Verdict]], place: in
     assert after.win_rate >= before.win_rate and after.weighted_win_rate >= before.weighted_win_rate - 1e-9
 
 
-def test_the_error_of_a_mean_over_strata() -> None:
-    values = [("a", "q1", 1.0), ("a", "q1", 0.0), ("a", "q2", 0.0), ("a", "q2", 0.0), ("b", "q3", 1.0), ("b", "q4", 1.0)]
-    # stratum a: mean 1/4, sums of residuals +1/2 and -1/2, 2/1 * 1/2 / 16 = 1/16; b: none; over 2 strata
-    assert stratified_stderr(values) == pytest.approx((1 / 16) ** 0.5 / 2)
-    assert stratified_stderr([("a", "q1", 1.0), ("a", "q1", 0.0)]) == 0.0
-
-
 def fields(names: Sequence[str], turns: int) -> str:
     return " ".join(f"<{name} {number}: {{{name}_{number}}}>" for number in range(1, turns + 1) for name in names)
 
@@ -209,7 +201,7 @@ def test_both_orders_are_judged_and_categories_weigh_the_same(server: ChatServer
     weighted, plain = scores.scores
     assert (weighted.metric, weighted.role, weighted.value, weighted.nulls) == ("weighted_win_rate", "score", 62.5, 1)
     assert (plain.metric, plain.role, plain.value) == ("win_rate", "diagnostic", 0.5)
-    assert weighted.stderr == pytest.approx(100 * (2 / 1 * (0.25**2 + 0.25**2) / 4) ** 0.5 / 2)
+    assert weighted.stderr == pytest.approx(100 * (3 / 2 * 2 * (0.25 / 4) ** 2) ** 0.5)
     assert any(
         "no verdict could be read out of 2 of 12 judgements; 1 of 6 turns count as lost" in text for text in scores.warnings
     )

@@ -17,7 +17,7 @@ from sea_lion.eval.sea_helm.generation import examples_asked, generation, sampli
 from sea_lion.eval.sea_helm.prompts import BASE_TEMPLATES, base_text, conversations
 from sea_lion.eval.sea_helm.templates import TaskSettings, TaskTexts, fill, read_generation, read_suites, read_tasks
 
-SHARED = Path(__file__).parents[3] / ".." / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 ORACLE = SHARED / "oracles" / "sea_helm_vectors.json"
 DATA = SHARED / "data" / "sea-helm-v1.0.0"
 PROFILES = {"v1.0.0": "sea_helm_2025", "v1.2.1": "sea_helm_2026"}

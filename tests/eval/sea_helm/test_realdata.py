@@ -25,7 +25,7 @@ from sea_lion.eval.sea_helm.profile import LONG
 from sea_lion.eval.sea_helm.suite import open_suite
 from sea_lion.eval.sea_helm.translation import chrf
 
-SHARED = Path(__file__).parents[3] / ".." / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 ORACLE = SHARED / "oracles" / "sea_helm_vectors.json"
 DATA = SHARED / "data" / "sea-helm-v1.0.0"
 PROFILE = "sea_helm_2025"

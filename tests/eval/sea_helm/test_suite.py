@@ -17,7 +17,7 @@ from sea_lion.eval.sea_helm.suite import hub_config, open_suite
 from sea_lion.eval.sea_helm.templates import TaskTexts
 from sea_lion.eval.suites_index import open_sea_helm
 
-SHARED = Path(__file__).parents[3] / ".." / "shared"
+SHARED = Path(__file__).parents[4] / "shared"
 DATA = SHARED / "data" / "sea-helm-v1.0.0"
 PROFILE = "sea_helm_2025"
 ITEMS = {
