@@ -22,16 +22,18 @@ from typing import Literal, cast
 from .catalog import progress
 from .catalog.errors import MissingArtifact, RecipeError
 from .catalog.recipes import STAGE_PREFIX, Files, Recipe, external_files, read_recipe, references
-from .catalog.records import STRICT, Artifact, ArtifactRef, GateDecision
-from .catalog.store import Maker, Options, Store
+from .catalog.records import STRICT, Artifact, ArtifactRef, GateDecision, Scorecard
+from .catalog.store import Job, Made, Maker, Options, Store
 from .data.chat_recipe import ConversationsRecipe, SynthesisRecipe
 from .data.recipe import CorpusRecipe, MixtureRecipe, NgramsRecipe, OverlapRecipe, PlanRecipe, TokenFilesRecipe, TokensRecipe
 from .eval.history import History, history_of, last_promotion, require_collectors
 from .eval.mirror_recipe import MirrorRecipe
+from .eval.objective import gain
 from .eval.policy import Policy, read_policy
 from .eval.questions import QuestionsRecipe
 from .eval.recipe import EvaluationRecipe, GateRecipe, PromotionRecipe
 from .merging.recipe import MergeRecipe
+from .merging.search_recipe import MergeSearchRecipe
 from .training.recipe import InitRecipe, OutsideRecipe, TokenizerRecipe, TrainRecipe
 from .training.search_recipe import MixtureSearchRecipe
 
@@ -63,6 +65,7 @@ KINDS: dict[str, Kind] = {
     "outside": Kind(recipe=OutsideRecipe, verb="train", maker="training.outside:import_model"),
     "mixture-search": Kind(recipe=MixtureSearchRecipe, verb="train", maker="training.search:search_mixture"),
     "merge": Kind(recipe=MergeRecipe, verb="merge", maker="merging.merge:merge_models"),
+    "merge-search": Kind(recipe=MergeSearchRecipe, verb="merge", maker="chain:search_merges"),
     "overlap": Kind(recipe=OverlapRecipe, verb="build", maker="data.overlap:find_overlaps"),
     "mirror": Kind(recipe=MirrorRecipe, verb="build", maker="eval.mirror:make_mirror"),
     "questions": Kind(recipe=QuestionsRecipe, verb="build", maker="eval.questions:write_questions"),
@@ -72,7 +75,7 @@ KINDS: dict[str, Kind] = {
 }
 """Every kind of recipe."""
 
-CHECKPOINT_KINDS = ("init", "train", "outside", "merge")
+CHECKPOINT_KINDS = ("init", "train", "outside", "merge", "merge-search")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,8 +219,8 @@ def lineage_nodes(lineage: LineageRecipe, recipes: Iterable[Recipe], base: Path)
     return scorecards + [stage_node(lineage, stage, base) for stage in lineage.stage]
 
 
-def scorecard_recipe(lineage: LineageRecipe, model: str) -> EvaluationRecipe:
-    """The evaluation of a checkpoint under the lineage's suite; the checkpoint's version is part of the name."""
+def scorecard_recipe(lineage: LineageRecipe | MergeSearchRecipe, model: str) -> EvaluationRecipe:
+    """The evaluation of a checkpoint under the suite of a lineage or a search; the checkpoint's version is part of the name."""
     name, version = model.removeprefix("checkpoint/").split("@")
     return EvaluationRecipe(
         kind="evaluation",
@@ -228,6 +231,27 @@ def scorecard_recipe(lineage: LineageRecipe, model: str) -> EvaluationRecipe:
         tasks=lineage.tasks,
         heldout=lineage.heldout,
     )
+
+
+def search_merges(job: Job[MergeSearchRecipe]) -> Made:
+    """The verb of a merge search: a trial's score is its gain over the base, on scorecards made as a lineage's are."""
+    from .merging import search
+
+    recipe = job.recipe
+
+    def scorecard(model: str) -> Scorecard:
+        plain = scorecard_recipe(recipe, model)
+        name = plain.name.removeprefix("scorecard/").removeprefix(f"{recipe.stem}-trials/")
+        asked = replace(
+            plain, name=f"scorecard/{recipe.stem}-trials/{name}", version=recipe.version_of_trials, limit=recipe.limit
+        )
+        return cast(Scorecard, job.store.make(asked, Path(), maker("evaluation"), job.options).body)
+
+    base = scorecard(str(job.inputs[recipe.base].ref))
+    if gain(base, base, recipe.metric, recipe.languages) is None:
+        problem = f"{recipe.base} has no {recipe.metric!r} in these tasks and languages of {recipe.suite}"
+        raise RecipeError(str(recipe.ref), "metric", problem)
+    return search.search_merges(job, lambda model: gain(scorecard(model), base, recipe.metric, recipe.languages))
 
 
 def stage_node(lineage: LineageRecipe, stage: Stage, base: Path) -> Node:

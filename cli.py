@@ -30,6 +30,7 @@ from .catalog.store import Options, Store
 from .catalog.tables import render
 from .eval.commands import add_eval, add_gate_tools, copy_reports, tell_github
 from .eval.promotion_commands import add_promote_flags
+from .merging.flags import add_merge_flags
 from .training.flags import add_train_flags
 
 GATE_EXIT = {"pass": 0, "fail": 1, "hold": 2, "error": 3}
@@ -105,13 +106,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for verb, (purpose, example) in EXAMPLES.items():
         made = command(commands, verb, purpose, example)
-        made.add_argument(
-            "recipe", type=Path, nargs="?" if verb in ("build", "train", "promote") else None, help="the recipe, a TOML file"
-        )
+        needs_recipe = verb in ("evaluate", "gate")
+        made.add_argument("recipe", type=Path, nargs=None if needs_recipe else "?", help="the recipe, a TOML file")
         _add_making_flags(made)
         made.set_defaults(command=_make, verb=verb, from_plan=None)
         if verb == "train":
             add_train_flags(made)
+        if verb == "merge":
+            add_merge_flags(made)
         if verb == "promote":
             add_promote_flags(made)
         if verb == "gate":
@@ -258,6 +260,10 @@ def _other_command(arguments: argparse.Namespace) -> int | None:
     """What a verb's flags ask for in place of making a recipe."""
     if arguments.verb == "train":
         from .training.commands import other_command
+
+        return other_command(arguments)
+    if arguments.verb == "merge":
+        from .merging.commands import other_command
 
         return other_command(arguments)
     if arguments.verb == "promote":

@@ -288,6 +288,8 @@ class Checkpoint:
     """Tokens of this stage that were in the loss."""
     loss: float | None = None
     """Mean training loss over the last tenth of the steps, nats a token (SimPO: a pair)."""
+    adapter_of: str = ""
+    """Reference of the checkpoint that a LoRA adapter changes; empty for a whole model, which is what transformers loads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

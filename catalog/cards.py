@@ -248,6 +248,9 @@ def _size(documents: int) -> str:
 
 def _words(artifact: Artifact, plan: str) -> list[str]:
     """What a card says without a table."""
+    if isinstance(artifact.body, Checkpoint) and artifact.body.adapter_of:
+        under = artifact.body.adapter_of
+        return [f"## How to load it\n\nA LoRA adapter of `{under}`: `sea-lion merge` makes one model of both.\n"]
     if isinstance(artifact.body, Checkpoint):
         place = f"{artifact.ref.name}/{artifact.ref.version}"
         return [

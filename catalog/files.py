@@ -8,10 +8,13 @@ every record would have to be written out again to be checked. Records made befo
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -21,9 +24,10 @@ import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from .errors import CorruptInput
+from .discarding import check_whole
+from .errors import CorruptInput, Unfinished
 from .fingerprint import canonical_json, file_digest
-from .records import BODIES, STRICT, Artifact, FileDigest
+from .records import BODIES, STRICT, Artifact, ArtifactRef, FileDigest
 
 RECORD = "artifact.json"
 SCRATCH = ".scratch"
@@ -90,8 +94,10 @@ def record_status(folder: Path) -> os.stat_result | None:
 
 
 def verify_files(folder: Path, artifact: Artifact, paths: Iterable[str] | None = None) -> None:
-    """Compare an artifact's files (all, or those named) with their digests; raises CorruptInput for the first that differs."""
+    """Compare an artifact's files (all, or those named) with their digests; raises CorruptInput for the first that differs, and
+    FilesDiscarded when one of them was deleted on purpose."""
     wanted = set(paths) if paths is not None else None
+    check_whole(folder, artifact, wanted)
     for digest in artifact.files:
         if wanted is not None and digest.path not in wanted:
             continue
@@ -134,3 +140,29 @@ def file_digests(folder: Path) -> Iterator[FileDigest]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != RECORD and SCRATCH not in path.relative_to(folder).parts:
             yield FileDigest(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=file_digest(path))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, and take it away at the end: who waited for the one taken away tries again with a new one."""
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not (path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+@contextmanager
+def space_for(ref: ArtifactRef) -> Iterator[None]:
+    """Say of a full disk that it is one, and that the work can go on; raises Unfinished."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unfinished(f"{ref}: no space left on the device; free some, then run it again") from error
+        raise

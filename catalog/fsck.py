@@ -16,6 +16,7 @@ from typing import Literal
 import pyarrow as pa
 from tqdm import tqdm
 
+from .discarding import DISCARDED, REMAKE
 from .errors import CorruptInput
 from .files import RECORD, read_artifact
 from .footers import footers
@@ -33,7 +34,8 @@ BOMB = 1_000
 EXAMPLES = 3
 """Of many alike, so many are named."""
 Severity = Literal["error", "warning", "note"]
-"""`error`: an answer would be wrong or cannot be given. `warning`: a person should look. `note`: could be deleted."""
+"""`error`: an answer would be wrong or cannot be given. `warning`: a person should look. `note`: could be deleted, or was on
+purpose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +122,9 @@ def _record_findings(artifact: Artifact) -> Iterator[Finding]:
 
 def _files(store: Store, artifact: Artifact) -> tuple[list[Expected], list[Finding]]:
     """The files of a record that are there with the right size, and what is wrong with the others."""
-    folder, expected, findings = f"{artifact.ref.name}/{artifact.ref.version}", list[Expected](), list[Finding]()
+    folder, expected = f"{artifact.ref.name}/{artifact.ref.version}", list[Expected]()
     there = {found.path: found.bytes for found in store.place.files(folder)}
+    gone, findings = _discarded(store, artifact)
     for file in artifact.files:
         try:
             path = object_path(artifact.ref, file) if isinstance(store, RemoteStore) else f"{folder}/{checked_path(file.path)}"
@@ -129,15 +132,32 @@ def _files(store: Store, artifact: Artifact) -> tuple[list[Expected], list[Findi
             findings.append(_error(_record_at(str(artifact.ref)), f"names a file outside its folder: {file.path[:100]!a}"))
             continue
         size = there.pop(path, None)
+        if size is None and file.path in gone:
+            continue
         if size != file.bytes:
             problem = "is missing" if size is None else f"has {size:,} bytes, {artifact.ref} wrote {file.bytes:,}"
             findings.append(_error(path, problem))
         else:
             expected.append(Expected(path=path, bytes=file.bytes, sha256=file.sha256, owner=str(artifact.ref)))
-    there.pop(f"{folder}/{RECORD}", None)
+    for beside in (RECORD, *((DISCARDED, REMAKE) if gone else ())):
+        there.pop(f"{folder}/{beside}", None)
     findings += [_error(path, f"lies inside {artifact.ref}: nothing finds it") for path in there if path.endswith(f"/{RECORD}")]
     others = [path for path in there if not path.endswith(f"/{RECORD}")]
     return expected, findings + _several("note", folder, others, "no file of the record")
+
+
+def _discarded(store: Store, artifact: Artifact) -> tuple[frozenset[str], list[Finding]]:
+    """The files of an artifact that were deleted on purpose, with a note of it; a mark that cannot be so is an error."""
+    folder = f"{artifact.ref.name}/{artifact.ref.version}"
+    try:
+        mark = store.discarded(artifact.ref)
+    except CorruptInput as error:
+        return frozenset(), [_error(f"{folder}/{DISCARDED}", _line(error, store.path(artifact.ref) / DISCARDED))]
+    if mark is None:
+        return frozenset(), []
+    unknown = sorted(set(mark.files) - {file.path for file in artifact.files})
+    findings = [_error(f"{folder}/{DISCARDED}", f"names {path[:100]!a}, no file of the record") for path in unknown]
+    return frozenset(mark.files), findings + _several("note", folder, mark.files, f"discarded {mark.reason}")
 
 
 def _reference_findings(artifact: Artifact, artifacts: Mapping[str, Artifact]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ graph, marked as such: a lineage with a hole must show the hole.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Any
 
@@ -17,6 +17,7 @@ import duckdb
 from . import index
 from .errors import MissingArtifact
 from .recipes import STAGE_PREFIX
+from .records import ArtifactRef
 from .store import Store
 
 SOURCES = ("corpus", "tokenizer", "tokens", "mixture", "conversations")
@@ -168,7 +169,7 @@ class Graph:
 def read_graph(store: Store) -> Graph:
     """The whole catalog as a graph, from the index."""
     with index.connect(store) as connection:
-        return _graph(connection, EVERYTHING, ())
+        return _with_discarded(store, _graph(connection, EVERYTHING, ()))
 
 
 def graph_around(
@@ -183,7 +184,7 @@ def graph_around(
     with index.connect(store) as connection:
         graph = _graph(connection, AROUND, (ref, *given), with_files)
         if graph.nodes[ref].kind or graph.edges:
-            return graph
+            return _with_discarded(store, graph)
         named = connection.execute("SELECT count(*) FROM inputs WHERE input_ref = $1", [ref]).fetchone()
         if named == (0,) and graph.nodes[ref].what == MISSING:
             raise MissingArtifact(ref, [name for (name,) in connection.execute("SELECT ref FROM artifacts").fetchall()])
@@ -242,6 +243,15 @@ def _with_problems(connection: duckdb.DuckDBPyConnection, nodes: dict[str, Node]
             if ref:
                 nodes[ref] = Node(ref=ref, kind="", what=f"{MISSING}: {problem}")
     return nodes
+
+
+def _with_discarded(store: Store, graph: Graph) -> Graph:
+    """The graph, with a word on the models whose weights were deleted: the index is made from records, which do not change."""
+    nodes = dict(graph.nodes)
+    for ref, node in graph.nodes.items():
+        if node.kind == MODEL and store.discarded(ArtifactRef.parse(ref)):
+            nodes[ref] = replace(node, what=f"{node.what}, weights discarded")
+    return Graph(nodes, graph.edges)
 
 
 def _crawls(connection: duckdb.DuckDBPyConnection, with_files: bool) -> dict[str, tuple[Crawl, ...]]:

@@ -42,7 +42,7 @@ Files = Annotated[tuple[str, ...], FILES]
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 STAGE_PREFIX = "stage:"
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
-NOT_IDENTITY = ("kind", "name", "version", "description")
+NOT_IDENTITY = ("kind", "name", "version", "description", "assumed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,13 @@ class Recipe:
     """For people; not part of the identity."""
     licence: str = ""
     """SPDX expression of what the recipe itself adds to its inputs' licences."""
+    assumed: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Fields (`normalize`, `parents.0.weight`) whose values no source gives, with the reasons; not part of the identity."""
 
     def __post_init__(self) -> None:
         ArtifactRef.parse(f"{self.name}@{self.version}")
+        for key in self.assumed:
+            _check_path(self, key)
 
     def beside(self) -> dict[str, Any]:
         """What else decides on the result, and is therefore part of the identity: content that the fields only name."""
@@ -73,6 +77,16 @@ class Recipe:
     def ref(self) -> ArtifactRef:
         """Name and version of the artifact it makes."""
         return ArtifactRef(name=self.name, version=self.version)
+
+
+def _check_path(recipe: Any, key: str) -> None:
+    """Raise ValueError when a key path leads to no field of a recipe."""
+    value = recipe
+    for part in key.split("."):
+        try:
+            value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)
+        except (AttributeError, IndexError, ValueError, TypeError):
+            raise ValueError(f"assumed names {key!r}, which is no field of this recipe") from None
 
 
 def adapter(kind: type[Any]) -> TypeAdapter[Any]:

@@ -1,12 +1,12 @@
 """A catalog in an object store: the same artifacts and records, each machine working in a local cache of them.
 
 In the object store lie `records/{name~version}.json`, one flat listing of which tells what there is; an artifact's files below
-`{name}/{version}/`, each with twelve digits of its digest in its name; the slots' manifests; and `catalog.duckdb`, the index as
-last published. An artifact's files go up first and its record last, by a PUT that only the first of several gets: machines that
-make one version at once never mix their files, and what an interrupted upload left is not sent again. Records are mirrored into
-the cache, files fetched when first read and compared with their digests. Refused: records beside the files as in a folder, for
-to find them among a corpus' shards every level of the tree would have to be listed; and to read files in place, which mergekit,
-transformers and lm-eval do not.
+`{name}/{version}/`, each with twelve digits of its digest in its name; the slots' manifests; `discarded/`, the marks of
+artifacts whose large files were deleted; and `catalog.duckdb`, the index as last published. An artifact's files go up first and
+its record last, by a PUT that only the first of several gets: machines that make one version at once never mix their files, and
+what an interrupted upload left is not sent again. Records are mirrored into the cache, files fetched when first read and
+compared with their digests. Refused: records beside the files as in a folder, for to find them among a corpus' shards every
+level of the tree would have to be listed; and to read files in place, which mergekit, transformers and lm-eval do not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .discarding import DISCARDED, Discarded, beside_record, check_whole, parse_mark
 from .errors import CorruptInput, DriftError, SeaLionError, Unfinished
 from .files import HEAD_BYTES, RECORD, SCRATCH, parse_record, record_text, verify_files
 from .fingerprint import difference, file_digest
@@ -35,6 +36,7 @@ from .store import Store
 log = logging.getLogger(__name__)
 
 RECORDS = "records"
+MARKS = "discarded"
 STATES = ".remote.json"
 """File of the cache: path in the object store to its state when it was mirrored."""
 AT_ONCE = 8
@@ -60,9 +62,11 @@ def push(source: Store, target: RemoteStore) -> list[ArtifactRef]:
     for artifact in source.all():
         there = target.get(artifact.ref)
         if there is None or (there != artifact and artifact.ref.version == "dev"):
-            folder = source.folder(artifact.ref)
-            verify_files(folder, artifact)
-            target.send(artifact, folder)
+            folder, mark = source.folder(artifact.ref), source.discarded(artifact.ref)
+            verify_files(
+                folder, artifact, [file.path for file in artifact.files if mark is None or file.path not in mark.files]
+            )
+            target.send(artifact, folder, mark)
             sent.append(artifact.ref)
         elif there.fingerprint != artifact.fingerprint:
             raise DriftError(str(artifact.ref), difference(there.identity, artifact.identity))
@@ -117,15 +121,21 @@ class RemoteStore(Store):
         artifact, folder = self.get(ref), self.path(ref)
         if artifact is None or (ref, artifact.fingerprint) in self._whole:
             return folder
-        wanted = [digest for digest in artifact.files if files is None or digest.path in files]
+        mark = self.discarded(ref)
+        wanted = [
+            digest
+            for digest in artifact.files
+            if (files is None or digest.path in files) and (mark is None or digest.path not in mark.files)
+        ]
         missing = [digest for digest in wanted if not _is_here(folder / checked_path(digest.path), digest.bytes)]
-        _at_once(lambda digest: self._fetch(ref, digest), missing)
+        _at_once(lambda digest: self._fetch(artifact, digest), missing)
         if files is None:
             self._whole.add((ref, artifact.fingerprint))
         return folder
 
-    def _fetch(self, ref: ArtifactRef, digest: FileDigest) -> None:
+    def _fetch(self, artifact: Artifact, digest: FileDigest) -> None:
         """Bring one file into the cache, where it is seen once its digest has been found right."""
+        ref = artifact.ref
         target = self.path(ref) / digest.path
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
@@ -137,6 +147,8 @@ class RemoteStore(Store):
                 raise CorruptInput(f"{self._place.address}/{place}", "", problem)
             os.replace(partial, target)
         except FileNotFoundError as error:
+            self._mirror_marks()  # discarded on another machine since?
+            check_whole(self.path(ref), artifact, [digest.path])
             raise CorruptInput(f"{self._place.address}/{place}", "", f"is missing from {ref}") from error
         finally:
             partial.unlink(missing_ok=True)
@@ -144,10 +156,11 @@ class RemoteStore(Store):
     def _mirror_all(self) -> None:
         listed = {_ref_of(file.path): file.state for file in self._place.files(RECORDS)}
         found = {ref: state for ref, state in listed.items() if ref}
-        for ref in [ref for ref in self._states if "@" in ref and ref not in found]:
+        for ref in [ref for ref in self._states if "@" in ref and not ref.startswith(f"{MARKS}/") and ref not in found]:
             if not self._place.exists(_record_path(ref)):  # not merely published since the listing
                 self._forget(ref)
         self._mirror(found)
+        self._mirror_marks()
 
     def _mirror(self, states: dict[str, str]) -> None:
         """Make the cache's records those of the object store, where their states differ."""
@@ -170,6 +183,29 @@ class RemoteStore(Store):
         if new:
             self._write_states()
 
+    def _mirror_marks(self) -> None:
+        """Make the cache's marks of discarded files those of the object store."""
+        listed = {_ref_of(file.path, MARKS): file.state for file in self._place.files(MARKS)}
+        before = {key.removeprefix(f"{MARKS}/") for key in self._states if key.startswith(f"{MARKS}/")}
+        for ref in before - listed.keys():
+            (self.root / _folder_of(ref) / DISCARDED).unlink(missing_ok=True)
+            del self._states[f"{MARKS}/{ref}"]
+        new = {ref: state for ref, state in listed.items() if ref in self._listed and self._state_of_mark(ref) != state}
+        for ref, state in new.items():
+            artifact = super().get(ArtifactRef.parse(ref))
+            with suppress(FileNotFoundError):  # taken away since it was listed
+                data = self._place.read(_record_path(ref, MARKS))
+                mark = parse_mark(data, f"{self._place.address}/{_record_path(ref, MARKS)}")
+                for name, text in beside_record(artifact, mark).items() if artifact else ():
+                    self._cache.write(f"{_folder_of(ref)}/{name}", text.encode())
+                self._states[f"{MARKS}/{ref}"] = state
+        if new or before - listed.keys():
+            self._write_states()
+
+    def _state_of_mark(self, ref: str) -> str:
+        """The state of a mark when it was mirrored, empty when the cache has none."""
+        return self._states.get(f"{MARKS}/{ref}", "") if (self.root / _folder_of(ref) / DISCARDED).is_file() else ""
+
     def _forget(self, ref: str) -> None:
         self._listed.discard(ref)
         if self._states.pop(ref, None) is not None:
@@ -181,25 +217,42 @@ class RemoteStore(Store):
 
     # -- making ----------------------------------------------------------------------------------------------------------
 
-    def send(self, artifact: Artifact, folder: Path) -> Artifact:
-        """Upload an artifact's files from a folder, then its record; returns the artifact that now exists.
+    def discard(self, ref: ArtifactRef, patterns: Collection[str], *, reason: str, verb: str) -> Discarded:
+        artifact, mark = self._discardable(ref, patterns, reason, verb)
+        self._place.write(_record_path(str(ref), MARKS), beside_record(artifact, mark)[DISCARDED].encode())
+        self._mirror_marks()
+        for digest in artifact.files:
+            if digest.path in mark.files:
+                self._place.remove(object_path(ref, digest))
+                (self.path(ref) / digest.path).unlink(missing_ok=True)
+        return mark
+
+    def send(self, artifact: Artifact, folder: Path, mark: Discarded | None = None) -> Artifact:
+        """Upload an artifact's files from a folder, but for those that `mark` says are discarded, then its record; returns the
+        artifact that now exists.
 
         That is another machine's when it was first with the same recipe. Raises DriftError when it was with another recipe, and
         Unfinished when the object store stops answering: the next call sends what is not there yet.
         """
-        ref, record = artifact.ref, _record_path(str(artifact.ref))
-        paths = {object_path(ref, digest): digest for digest in artifact.files}
+        ref, record, marked = artifact.ref, _record_path(str(artifact.ref)), _record_path(str(artifact.ref), MARKS)
+        gone = mark.files if mark else ()
+        paths = {object_path(ref, digest): digest for digest in artifact.files if digest.path not in gone}
         try:
             there = {found.path: found.bytes for found in self._place.files(f"{ref.name}/{ref.version}")}
             missing = [path for path, digest in paths.items() if there.get(path) != digest.bytes]
             _at_once(lambda path: self._place.put(path, folder / paths[path].path), missing)
             data = record_text(artifact).encode()
-            if ref.version == "dev":
+            is_remade = mark is None and self._place.exists(marked)
+            if mark is not None:
+                self._place.write(marked, beside_record(artifact, mark)[DISCARDED].encode())
+            if ref.version == "dev" or is_remade:
                 self._place.write(record, data)
             elif not self._place.create(record, data):
                 artifact = parse_record(self._place.read(record), f"{self._place.address}/{record}")
         except FileNotFoundError as error:
             raise SeaLionError(f"{self._place.address}: no such bucket, or a file of {ref} is gone: {error}") from error
+        if is_remade:
+            self._place.remove(marked)
         kept = {object_path(ref, digest) for digest in artifact.files}
         with suppress(Unfinished):  # it is published, whatever becomes of these
             for path in (there.keys() | paths.keys()) - kept:  # of an earlier `dev`, or of those that were not first
@@ -218,6 +271,7 @@ class RemoteStore(Store):
                 raise DriftError(str(artifact.ref), difference(first.identity, artifact.identity))
         found = self._place.found(_record_path(str(artifact.ref)))
         self._mirror({str(artifact.ref): found.state if found else ""})
+        self._states.pop(f"{MARKS}/{artifact.ref}", None)
         return first
 
     # -- the index -------------------------------------------------------------------------------------------------------
@@ -241,15 +295,15 @@ class RemoteStore(Store):
         self._write_states()
 
 
-def _record_path(ref: str) -> str:
-    return checked_path(f"{RECORDS}/{ref.replace('/', '~')}.json")
+def _record_path(ref: str, folder: str = RECORDS) -> str:
+    return checked_path(f"{folder}/{ref.replace('/', '~')}.json")
 
 
-def _ref_of(path: str) -> str:
-    """The reference that a record's path means, empty when it means none: what lies in an object store is input."""
-    ref = path.removeprefix(f"{RECORDS}/").removesuffix(".json").replace("~", "/")
+def _ref_of(path: str, folder: str = RECORDS) -> str:
+    """The reference that a record's or a mark's path means, empty when it means none: what lies in an object store is input."""
+    ref = path.removeprefix(f"{folder}/").removesuffix(".json").replace("~", "/")
     try:
-        return ref if _record_path(str(ArtifactRef.parse(ref))) == path else ""
+        return ref if _record_path(str(ArtifactRef.parse(ref)), folder) == path else ""
     except ValueError:
         return ""
 

@@ -149,7 +149,10 @@ def artifact_summary(store: Store, artifact: Artifact) -> str:
     lines += ["", "inputs"] + [f"  {i.role}: {i.ref}" + (f"  [{i.via}]" if i.via else "") for i in artifact.inputs]
     for heading, value in (("recipe", artifact.recipe), (artifact.kind, plain(artifact.body))):
         lines += ["", heading, *_listing(value)]
-    lines += ["", "files"] + [f"  {file.bytes:>14,}  {file.sha256[:12]}  {file.path}" for file in artifact.files]
+    mark = store.discarded(artifact.ref)
+    gone = dict.fromkeys(mark.files, f"  (discarded {mark.reason})") if mark else {}
+    lines += ["", "files"]
+    lines += [f"  {file.bytes:>14,}  {file.sha256[:12]}  {file.path}{gone.get(file.path, '')}" for file in artifact.files]
     return "\n".join(lines)
 
 

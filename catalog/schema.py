@@ -16,7 +16,7 @@ import pyarrow as pa
 NUMBERED = re.compile(r"^(\d{4})_\w+\.sql$")
 EXTERNAL = ("documents", "document_ids", "removals", "items", "answers")
 """Tables of documents, items and answers: as large as the data, so they stay in their Parquet files (see `sides`)."""
-REFILLED = frozenset({2, 3, 4, 5, 6})
+REFILLED = frozenset({2, 3, 4, 5, 6, 7})
 """Migrations after which what was ingested before must be read again: they add columns that records can fill."""
 
 

@@ -8,23 +8,22 @@ lost. What a stage's alias points to is not stored either: it is the stage's lat
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from .discarding import Discarded, beside_record, discardable, read_mark
 from .errors import CorruptInput, DriftError, MissingArtifact, SeaLionError, Unfinished
 from .files import RECORD as RECORD
 from .files import SCRATCH as SCRATCH
-from .files import file_digests, record_state, record_status, record_text, sync_folder
+from .files import file_digests, locked, record_state, record_status, record_text, space_for, sync_folder
 from .files import read_artifact as read_artifact
 from .files import verify_files as verify_files
 from .files import write_atomically as write_atomically
@@ -115,7 +114,7 @@ class Planned:
     inputs: dict[str, Artifact]
     files: dict[str, list[Path]]
     made: Artifact | None
-    """The artifact, when it exists with this fingerprint."""
+    """The artifact, when it exists with this fingerprint and is whole."""
 
 
 class Store:
@@ -249,6 +248,32 @@ class Store:
                 latest[body.stage] = body
         return {stage: latest[stage].model for stage in sorted(latest)}
 
+    # -- discarding ------------------------------------------------------------------------------------------------------
+
+    def discarded(self, ref: ArtifactRef) -> Discarded | None:
+        """What was deleted of an artifact on purpose, None when it is whole."""
+        return read_mark(self.path(ref))
+
+    def discard(self, ref: ArtifactRef, patterns: Collection[str], *, reason: str, verb: str) -> Discarded:
+        """Delete an artifact's files that match glob patterns and keep its record; what a killed call began, the next ends.
+
+        `reason` and `verb` are as in `Discarded`; the recipe must name no files outside the catalog. Making the recipe again
+        makes the files again. Raises SeaLionError for tables of the index, and for a model that a stage stands or stood for.
+        """
+        artifact, mark = self._discardable(ref, patterns, reason, verb)
+        for name, text in beside_record(artifact, mark).items():
+            write_atomically(self.path(ref) / name, text)
+        for path in mark.files:
+            (self.path(ref) / path).unlink(missing_ok=True)
+        return mark
+
+    def _discardable(self, ref: ArtifactRef, patterns: Collection[str], reason: str, verb: str) -> tuple[Artifact, Discarded]:
+        artifact = self.require(str(ref))
+        for promoted in self._of_kind("promotion"):
+            if _promotion(promoted).model == str(ref):
+                raise SeaLionError(f"{ref}: {promoted.ref} rests on its files; they cannot be discarded")
+        return artifact, Discarded(files=discardable(artifact, patterns), reason=reason, verb=verb)
+
     # -- making ----------------------------------------------------------------------------------------------------------
 
     def plan(self, recipe: Recipe, base: Path) -> Planned:
@@ -269,7 +294,8 @@ class Store:
             if recipe.version != "dev":
                 raise DriftError(str(recipe.ref), difference(made.identity, content))
             made = None
-        return Planned(recipe=recipe, content=content, fingerprint=digest, inputs=inputs, files=files, made=made)
+        whole = made if made is not None and not self.discarded(recipe.ref) else None
+        return Planned(recipe=recipe, content=content, fingerprint=digest, inputs=inputs, files=files, made=whole)
 
     def make(self, recipe: Recipe, base: Path, maker: Maker, options: Options) -> Artifact:
         """The artifact of a recipe, made now unless it exists already.
@@ -280,9 +306,9 @@ class Store:
         if planned.made is not None:
             return planned.made
         work = self.work_folder(planned)
-        with _space_for(recipe.ref):
+        with space_for(recipe.ref):
             work.mkdir(parents=True, exist_ok=True)
-            with _locked(work.parent / f"{fingerprint(str(recipe.ref))[:16]}.lock"):
+            with locked(work.parent / f"{fingerprint(str(recipe.ref))[:16]}.lock"):
                 planned = self.plan(recipe, base)
                 return planned.made or self._made(planned, maker, work, options)
 
@@ -359,38 +385,13 @@ class Store:
         final, old = self.path(artifact.ref), work.with_name(f"{work.name}.old")
         final.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(old, ignore_errors=True)
-        if final.exists():  # version `dev`, or a folder without a record
+        if final.exists():  # version `dev`, files that were discarded, or a folder without a record
             os.replace(final, old)
         os.replace(work, final)
         sync_folder(final.parent)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.resume_folder(artifact.ref), ignore_errors=True)
         return artifact
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, and take it away at the end: who waited for the one taken away tries again with a new one."""
-    while True:
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not (path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-@contextmanager
-def _space_for(ref: ArtifactRef) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unfinished(f"{ref}: no space left on the device; free some, then run it again") from error
-        raise
 
 
 def _promotion(artifact: Artifact) -> Promotion:

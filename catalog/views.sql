@@ -178,3 +178,47 @@ CREATE VIEW seen AS
         WHERE NOT EXISTS (SELECT 1 FROM consumed c WHERE c.ref = t.ref)
     ) p ON p.ref = m.run
     GROUP BY m.model, p.language, p.source, p.crawl;
+
+-- The tensors of a merge in three ways: by layer (`embeddings`, `0` and so on, `head`), by part (all norms as one), all together.
+CREATE VIEW merge_places AS
+    SELECT ref, tensor, elements, base_norm, merged_norm, sign_conflict, 'layer' AS scope,
+        CASE WHEN layer IS NOT NULL THEN CAST(layer AS VARCHAR) WHEN part LIKE '%embed%' OR part IN ('wte', 'wpe') THEN 'embeddings'
+            ELSE 'head' END AS place,
+        CASE WHEN layer IS NOT NULL THEN layer WHEN part LIKE '%embed%' OR part IN ('wte', 'wpe') THEN -1 ELSE 1000000 END AS position
+    FROM merge_tensors
+    UNION ALL
+    SELECT ref, tensor, elements, base_norm, merged_norm, sign_conflict, 'part',
+        CASE WHEN part LIKE '%norm%' OR substr(part, 1, 3) = 'ln_' THEN 'norms' ELSE part END, 0
+    FROM merge_tensors
+    UNION ALL
+    SELECT ref, tensor, elements, base_norm, merged_norm, sign_conflict, 'model', '', 0 FROM merge_tensors;
+
+-- What a merge did to each layer, to each part, and to the model.
+CREATE VIEW merge_changes AS
+    SELECT ref, scope, place, position, count(*) AS tensors, CAST(sum(elements) AS BIGINT) AS elements,
+        sqrt(sum(base_norm * base_norm)) AS base_norm, sqrt(sum(merged_norm * merged_norm)) AS merged_norm,
+        sum(sign_conflict * elements) / nullif(sum(CASE WHEN sign_conflict IS NOT NULL THEN elements END), 0) AS sign_conflict
+    FROM merge_places GROUP BY ref, scope, place, position;
+
+-- How far each parent lies from the base there; `relative` is the norm of its difference over the norm of the base.
+CREATE VIEW merge_parent_changes AS
+    SELECT t.ref, t.scope, t.place, t.position, p.parent, p.model, min(p.weight) AS weight, sqrt(sum(p.norm * p.norm)) AS norm,
+        sqrt(sum(p.norm * p.norm)) / nullif(sqrt(sum(t.base_norm * t.base_norm)), 0) AS relative,
+        sum(p.changed * t.elements) / nullif(sum(CASE WHEN p.changed IS NOT NULL THEN t.elements END), 0) AS changed,
+        sum(p.kept * t.elements) / nullif(sum(CASE WHEN p.kept IS NOT NULL THEN t.elements END), 0) AS kept
+    FROM merge_places t JOIN merge_parents p ON p.ref = t.ref AND p.tensor = t.tensor
+    GROUP BY t.ref, t.scope, t.place, t.position, p.parent, p.model;
+
+-- How alike two parents' differences are there. `overlap` is of the elements of all its tensors together: with the shares a and b
+-- that were kept of the two, overlap o is (kept of both) / (a + b - kept of both), so kept of both is (a + b) * o / (1 + o).
+CREATE VIEW merge_pair_changes AS
+    SELECT ref, scope, place, position, one, other, sum(dot) / nullif(sqrt(sum(squares_one)) * sqrt(sum(squares_other)), 0) AS cosine,
+        sum(kept_both) / nullif(sum(kept_each) - sum(kept_both), 0) AS overlap
+    FROM (
+        SELECT t.ref, t.scope, t.place, t.position, p.one, p.other, p.cosine * a.norm * b.norm AS dot,
+            a.norm * a.norm AS squares_one, b.norm * b.norm AS squares_other, (a.kept + b.kept) * t.elements AS kept_each,
+            (a.kept + b.kept) * t.elements * p.overlap / (1 + p.overlap) AS kept_both
+        FROM merge_places t JOIN merge_pairs p ON p.ref = t.ref AND p.tensor = t.tensor
+        JOIN merge_parents a ON a.ref = p.ref AND a.tensor = p.tensor AND a.parent = p.one
+        JOIN merge_parents b ON b.ref = p.ref AND b.tensor = p.tensor AND b.parent = p.other
+    ) AS pairs GROUP BY ref, scope, place, position, one, other;

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from ..catalog.adapters import check_whole
 from ..catalog.errors import CorruptInput, Unfinished
 from ..catalog.fingerprint import fingerprint
 from ..catalog.records import Synthesis as Synthetic
@@ -316,6 +317,7 @@ def make_synthesis(job: Job[SynthesisRecipe]) -> Made:
 def _generator(job: Job[SynthesisRecipe]) -> Generator:
     recipe = job.recipe
     if recipe.checkpoint:
+        check_whole(job.inputs[recipe.checkpoint])
         return LocalModel(job.folder_of(recipe.checkpoint), job.options.device)
     if recipe.model_files:
         return LocalModel(job.files["model_files"][0].parent, job.options.device)

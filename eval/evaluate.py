@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from ..catalog.adapters import check_whole
 from ..catalog.errors import CorruptInput, RecipeError, Unfinished
 from ..catalog.fingerprint import canonical_json
 from ..catalog.records import Artifact, Checkpoint, Scorecard
@@ -57,6 +58,7 @@ def evaluate_model(job: Job[EvaluationRecipe]) -> Made:
     model = job.inputs[recipe.model]
     if not isinstance(model.body, Checkpoint):
         raise RecipeError(str(recipe.ref), "model", f"{model.ref} is a {model.kind}, not a checkpoint")
+    check_whole(model)
     if recipe.answers:
         return _rescored(job, model)
     verify_files(job.folder_of(recipe.model), model)

@@ -70,3 +70,20 @@ def best_of(
     means = [suite_mean(card_values(card, metric), metric, languages, tasks, scale) for card in cards]
     ranked = [(mean, place) for place, mean in enumerate(means) if mean is not None]
     return max(ranked)[1] if ranked else None
+
+
+def gain(card: Scorecard, over: Scorecard, metric: str, languages: Sequence[str] = ()) -> float | None:
+    """How much higher the mean of a scorecard is than that of another one, signed so that higher is better.
+
+    For `score` every metric counts in units of its mean in `over`, so that bits and percentages can be added. None without any
+    such score in `over`, or when the two have scores of different tasks and languages.
+    """
+    new, old = card_values(card, metric), card_values(over, metric)
+    if new.keys() != old.keys():
+        return None
+    sizes: dict[str, list[float]] = {}
+    for (name, _, _), value in old.items():
+        sizes.setdefault(name, []).append(abs(value))
+    scale = {name: len(found) / sum(found) for name, found in sizes.items() if sum(found) > 0}
+    means = [suite_mean(values, metric, languages, (), scale) for values in (new, old)]
+    return None if means[0] is None or means[1] is None else means[0] - means[1]

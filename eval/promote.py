@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
+from ..catalog.discarding import check_whole
 from ..catalog.errors import GateRefused, RecipeError, SeaLionError
 from ..catalog.files import RECORD, verify_files
 from ..catalog.fingerprint import file_digest
@@ -41,7 +42,8 @@ def promote(job: Job[PromotionRecipe]) -> Made:
     """Promote the model of a gate decision: a `Promotion`.
 
     Raises GateRefused for a decision that is no pass and has no waiver, WaiverRefused for a waiver that does not hold,
-    NotPromotable for version `dev`, and LicenceRefused for a claimed licence above what the model's parents give.
+    NotPromotable for version `dev`, FilesDiscarded for a model whose weights are deleted, and LicenceRefused for a claimed
+    licence above what the model's parents give.
     """
     recipe = job.recipe
     artifact = job.inputs[recipe.decision]
@@ -58,7 +60,8 @@ def promote(job: Job[PromotionRecipe]) -> Made:
         waiver=_waiver(job, artifact, decision, today),
         today=today,
     )
-    job.store.require(body.model)  # an alias stands for something that is there
+    model = job.store.require(body.model)  # an alias stands for something that is there
+    check_whole(job.store.path(model.ref), model)
     if recipe.licence:
         check_claim(job.store, decision.model, recipe.licence)
     taken_back = [other for other in earlier if str(other.ref) == recipe.rolls_back]

@@ -1,148 +1,131 @@
-"""The merge methods: our names to mergekit's, and Consensus-TA, which mergekit no longer has, registered from outside.
+"""The merge methods as one table: what each is, and how a recipe's fields are called in mergekit.
 
-mergekit is used as an unmodified library (LGPL-3.0). It dropped Consensus-TA in February 2025; the method is short, so it is
-written anew here from the paper instead of pinning an old mergekit beside a new one.
+The table is written out here, and compared with mergekit's own by a test, because importing mergekit takes seconds: a plan, a
+merge by the streaming engine and the command line do without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-from mergekit.merge_methods import register, registered_methods
-from mergekit.merge_methods.base import (
-    BasePolicy,
-    GroupMergeMethod,
-    InputContract,
-    MergeMethodSpec,
-    ParameterScope,
-    ParameterSpec,
-    TensorGroup,
-)
 
 from .recipe import MergeRecipe, Parent
 
-Values = dict[str, float | bool]
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """How one of our methods is put to mergekit."""
+    """How one of our methods is put to mergekit, which calls it by the same name."""
 
     mergekit: str
     """Its name there."""
     reference: str
-    """The paper."""
+    """The paper, or where it is described."""
     takes_base: bool
-    """Whether differences are taken from the base; without, the base gives only tokenizer and config."""
-    shared: Callable[[MergeRecipe], Values]
-    """mergekit's parameters of the whole merge."""
-    per_parent: Callable[[MergeRecipe, Parent], Values]
-    """mergekit's parameters of one parent."""
+    """Whether the base's weights take part: as what differences are taken from, or as the one end of an arc. Without, the base
+    gives only what is beside the weights."""
+    base_optional: bool = False
+    """Whether `settings.base_model = false` makes mergekit leave the base out."""
+    fewest: int = 1
+    """Parents that it needs."""
+    most: int | None = None
+    """Parents that it takes, None for any number."""
+    shared_fields: Mapping[str, str] = field(default_factory=dict)
+    """mergekit's parameter of the whole merge -> our field of the recipe."""
+    parent_fields: Mapping[str, str] = field(default_factory=dict)
+    """mergekit's parameter of one parent -> our field of the parent, or of the recipe where a parent has none of that name."""
+    fixed: Mapping[str, bool] = field(default_factory=dict)
+    """mergekit's parameters that a recipe cannot set."""
 
+    def shared(self, recipe: MergeRecipe) -> Values:
+        """mergekit's parameters of the whole merge, except its own `settings`."""
+        return {name: getattr(recipe, ours) for name, ours in self.shared_fields.items()} | dict(self.fixed)
+
+    def per_parent(self, recipe: MergeRecipe, parent: Parent) -> Values:
+        """mergekit's parameters of one parent, except its own `settings`."""
+        return {name: getattr(parent if hasattr(parent, ours) else recipe, ours) for name, ours in self.parent_fields.items()}
+
+
+_ARITHMETIC: dict[str, Any] = {
+    "takes_base": True,
+    "shared_fields": {"normalize": "normalize", "rescale": "rescale", "lambda": "scale"},
+    "parent_fields": {"weight": "weight", "density": "density"},
+    "fixed": {"int8_mask": False},
+}
+_DELLA: dict[str, Any] = _ARITHMETIC | {"parent_fields": {"weight": "weight", "density": "density", "epsilon": "epsilon"}}
+_BREADCRUMBS: dict[str, Any] = _ARITHMETIC | {"parent_fields": {"weight": "weight"}, "fixed": {}}
 
 METHODS: dict[str, Method] = {
     "linear": Method(
         mergekit="linear",
         reference="https://arxiv.org/abs/2203.05482",
         takes_base=False,
-        shared=lambda recipe: {"normalize": recipe.normalize},
-        per_parent=lambda recipe, parent: {"weight": parent.weight},
+        shared_fields={"normalize": "normalize"},
+        parent_fields={"weight": "weight"},
     ),
-    "dare_ties": Method(
-        mergekit="dare_ties",
-        reference="https://arxiv.org/abs/2311.03099",
-        takes_base=True,
-        shared=lambda recipe: {"normalize": recipe.normalize, "lambda": recipe.scale},
-        per_parent=lambda recipe, parent: {"weight": parent.weight, "density": parent.density},
-    ),
-    "della_linear": Method(
-        mergekit="della_linear",
-        reference="https://arxiv.org/abs/2406.11617",
-        takes_base=True,
-        shared=lambda recipe: {"normalize": recipe.normalize, "lambda": recipe.scale},
-        per_parent=lambda recipe, parent: {"weight": parent.weight, "density": parent.density, "epsilon": recipe.epsilon},
-    ),
+    "task_arithmetic": Method(mergekit="task_arithmetic", reference="https://arxiv.org/abs/2212.04089", **_ARITHMETIC),
+    "ties": Method(mergekit="ties", reference="https://arxiv.org/abs/2306.01708", **_ARITHMETIC),
+    "dare_linear": Method(mergekit="dare_linear", reference="https://arxiv.org/abs/2311.03099", **_ARITHMETIC),
+    "dare_ties": Method(mergekit="dare_ties", reference="https://arxiv.org/abs/2311.03099", **_ARITHMETIC),
+    "della": Method(mergekit="della", reference="https://arxiv.org/abs/2406.11617", **_DELLA),
+    "della_linear": Method(mergekit="della_linear", reference="https://arxiv.org/abs/2406.11617", **_DELLA),
     "consensus_ta": Method(
         mergekit="consensus_ta",
         reference="https://arxiv.org/abs/2405.07813",
         takes_base=True,
-        shared=lambda recipe: {"normalize": recipe.normalize, "k": recipe.agreement, "alpha": recipe.scale},
-        per_parent=lambda recipe, parent: {"weight": parent.weight, "tall_lambda": recipe.tall_lambda},
+        shared_fields={"normalize": "normalize", "k": "agreement", "alpha": "scale"},
+        parent_fields={"weight": "weight", "tall_lambda": "tall_lambda"},
     ),
+    "slerp": Method(mergekit="slerp", reference="https://en.wikipedia.org/wiki/Slerp", takes_base=True, most=1),
+    "nuslerp": Method(
+        mergekit="nuslerp",
+        reference="https://github.com/arcee-ai/mergekit",
+        takes_base=True,
+        base_optional=True,
+        fewest=2,
+        most=2,
+        parent_fields={"weight": "weight"},
+    ),
+    "multislerp": Method(
+        mergekit="multislerp",
+        reference="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+        takes_base=True,
+        base_optional=True,
+        parent_fields={"weight": "weight"},
+    ),
+    "karcher": Method(mergekit="karcher", reference="https://arxiv.org/abs/2603.04972", takes_base=False),
+    "model_stock": Method(mergekit="model_stock", reference="https://arxiv.org/abs/2403.19522", takes_base=True, fewest=2),
+    "breadcrumbs": Method(mergekit="breadcrumbs", reference="https://arxiv.org/abs/2312.06795", **_BREADCRUMBS),
+    "breadcrumbs_ties": Method(mergekit="breadcrumbs_ties", reference="https://arxiv.org/abs/2312.06795", **_BREADCRUMBS),
+    "sce": Method(mergekit="sce", reference="https://arxiv.org/abs/2408.07990", takes_base=True),
+    "nearswap": Method(
+        mergekit="nearswap",
+        reference="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+        takes_base=True,
+        most=1,
+    ),
+    "arcee_fusion": Method(mergekit="arcee_fusion", reference="https://arcee.ai", takes_base=True, most=1),
+    "ram": Method(mergekit="ram", reference="https://arxiv.org/abs/2601.13572", takes_base=True),
+    "ramplus_tl": Method(mergekit="ramplus_tl", reference="https://arxiv.org/abs/2601.13572", takes_base=True),
 }
 """Every method a merge recipe may name."""
 
-
-def consensus(
-    base: torch.Tensor,
-    parents: Sequence[torch.Tensor],
-    *,
-    weights: Sequence[float],
-    tall_lambdas: Sequence[float],
-    agreement: int,
-    scale: float = 1.0,
-    normalize: bool = False,
-) -> torch.Tensor:
-    """Consensus task arithmetic of one tensor (Wang et al. 2024, https://arxiv.org/abs/2405.07813), in the base's dtype.
-
-    With `tau_i = parent_i - base` and `tau_mt = sum_i weight_i tau_i` (divided by the sum of the weights if `normalize`), an
-    element matters to parent i when `|tau_i| > tall_lambda_i |tau_mt - tau_i|`. Elements that matter to at least `agreement`
-    parents take `base + scale * tau_mt`, the others stay the base's. The arithmetic is in float32 at least: differences of
-    fine-tuned bfloat16 weights are a few units in the last place.
-    """
-    dtype = torch.promote_types(base.dtype, torch.float32)
-    origin = base.to(dtype)
-    merged = torch.zeros_like(origin)
-    for parent, weight in zip(parents, weights, strict=True):
-        merged += weight * (parent.to(dtype) - origin)
-    total = sum(weights)
-    if normalize and abs(total) >= 1e-8:
-        merged /= total
-    votes = torch.zeros_like(origin, dtype=torch.int32)
-    for parent, tall_lambda in zip(parents, tall_lambdas, strict=True):
-        difference = parent.to(dtype) - origin
-        votes += difference.abs() > tall_lambda * (merged - difference).abs()
-    merged *= votes >= agreement
-    return (origin + scale * merged).to(base.dtype)
+NEUTRAL: dict[str, float | bool] = {
+    "normalize": False, "rescale": False, "scale": 1.0, "epsilon": 0.0, "agreement": 1, "tall_lambda": 1.0,
+}  # fmt: skip
+"""Fields of a recipe that some methods do not have, with the value that asks for nothing."""
 
 
-class ConsensusTA(GroupMergeMethod):  # type: ignore[misc]  # mergekit is untyped
-    """`consensus` as a mergekit merge method."""
-
-    spec = MergeMethodSpec(
-        name="consensus_ta",
-        pretty_name="Consensus Task Arithmetic",
-        reference_url=METHODS["consensus_ta"].reference,
-        contract=InputContract(base=BasePolicy.REQUIRED, min_non_base=1),
-        parameters=(
-            ParameterSpec("weight", float, ParameterScope.NON_BASE, default=1.0),
-            ParameterSpec("tall_lambda", float, ParameterScope.NON_BASE, default=1.0),
-            ParameterSpec("k", int, ParameterScope.SHARED, default=1),
-            ParameterSpec("alpha", float, ParameterScope.SHARED, default=1.0),
-            ParameterSpec("normalize", bool, ParameterScope.SHARED, default=False),
-        ),
-    )
-
-    @torch.no_grad()
-    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
-        """Merge the tensors of one name."""
-        base, parents = group.base, group.non_base
-        assert base is not None  # the contract requires it
-        return consensus(
-            base.tensor,
-            [entry.tensor for entry in parents],
-            weights=parameters["weight"].values_for(parents),
-            tall_lambdas=parameters["tall_lambda"].values_for(parents),
-            agreement=parameters["k"],
-            scale=parameters["alpha"],
-            normalize=parameters["normalize"],
-        )
-
-
-def register_methods() -> None:
-    """Make our methods known to mergekit; a second call changes nothing."""
-    if all(method.spec.name != ConsensusTA.spec.name for method in registered_methods()):
-        register(ConsensusTA())
+def ignored(recipe: MergeRecipe) -> Iterator[tuple[str, str]]:
+    """Key and value of each field by which a recipe asks for what its method does not do."""
+    method = METHODS[recipe.method]
+    taken = {*method.shared_fields.values(), *method.parent_fields.values()}
+    for name, neutral in NEUTRAL.items():
+        value = getattr(recipe, name)
+        if name not in taken and value is not None and value != neutral:
+            yield name, str(value).lower()
+    for i, parent in enumerate(recipe.parents):
+        if "weight" not in taken and (parent.weight != 1 or parent.layer_weights):
+            yield f"parents.{i}.weight", f"{parent.weight:g}"

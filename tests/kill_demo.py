@@ -30,8 +30,10 @@ COUNTS = "SELECT corpus, tokenizer, language, source, split, documents, bytes, t
 
 
 def start(folder: str, catalog: Path) -> BaseProcess:
-    """A demo in a session of its own, so that a kill takes its workers too."""
-    process: BaseProcess = FORKED.started("sea_lion.cli", "run", folder, "--catalog", str(catalog))
+    """A demo in a session of its own, so that a kill takes its workers too; what it says goes beside the catalog."""
+    says = catalog.with_name(f"{catalog.name}-says")
+    says.mkdir(parents=True, exist_ok=True)
+    process: BaseProcess = FORKED.started("sea_lion.cli", "run", folder, "--catalog", str(catalog), says=says)
     return process
 
 
@@ -41,7 +43,8 @@ def finished(folder: str, catalog: Path) -> float:
     process = start(folder, catalog)
     process.join()
     if process.exitcode != 0:
-        raise SystemExit(f"the run into {catalog} failed")
+        said = (catalog.with_name(f"{catalog.name}-says") / "stderr").read_text("utf-8", "replace")
+        raise SystemExit(f"the run into {catalog} failed (exit code {process.exitcode}):\n{said[-2000:]}")
     return time.perf_counter() - begin
 
 
@@ -76,7 +79,7 @@ def killed_at_random(folder: str, catalog: Path, kills: int, longest: float, rng
         process, lifetime = start(folder, catalog), rng.uniform(1.0, longest)
         process.join(lifetime)
         if process.exitcode is not None:
-            print(f"kill {number}: the run had ended before {lifetime:.1f} s", flush=True)
+            print(f"kill {number}: the run had ended before {lifetime:.1f} s (exit code {process.exitcode})", flush=True)
             continue
         os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from ..catalog import index
+from ..catalog.adapters import check_whole
 from ..catalog.commands import existing, settings_of
 from ..catalog.errors import RecipeError, SeaLionError
 from ..catalog.progress import reported
@@ -192,6 +193,7 @@ def _checkpoint(recipe: TrainRecipe, store: Store) -> Path:
     artifact = store.require(recipe.model)
     if not isinstance(artifact.body, Checkpoint):
         raise RecipeError(str(recipe.ref), "model", f"{recipe.model} is not a checkpoint")
+    check_whole(artifact)
     return store.folder(artifact.ref, ("config.json",))
 
 

@@ -3,6 +3,9 @@
 The files are checked as a stranger's: no pickle is opened and no code of theirs is run, each tensor must have the name and
 shape that the configuration asks for, and finite values. They are copied. Links were refused: a trainer that goes on writing
 into its folder would change the record's files behind its back. The tokenizer loses its BPE-dropout on the way.
+
+A LoRA adapter comes in the same way. Its parent is the model it adapts, its tensors must fit that model's, and only a merge
+takes it: whatever loads a model says so.
 """
 
 from __future__ import annotations
@@ -10,13 +13,14 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..catalog import adapters
 from ..catalog.errors import CorruptInput, RecipeError
 from ..catalog.records import Checkpoint
 from ..catalog.store import Job, Made
@@ -27,26 +31,36 @@ log = logging.getLogger(__name__)
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 BESIDE = (CONFIG, INDEX, "generation_config.json", *TOKENIZER_FILES)
+ADAPTER = (adapters.SETTINGS, adapters.FILE)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FLOATS = ("F32", "BF16", "F16")
+CONVERT = "a pickle can run code when it is read: save the weights as safetensors, or sea-lion merge --convert {folder}"
+FLOATS = adapters.FLOATS
 
 
 def model_files(folder: Path) -> tuple[str, ...]:
-    """Names of the files of a folder that make a model; raises CorruptInput where there is none that can be taken.
+    """Names of the files of a folder that make a model or an adapter; raises CorruptInput where none can be taken.
 
     What a trainer leaves beside them, such as its optimizer's state, is passed over.
     """
     if not folder.is_dir():
         raise CorruptInput(folder, "", "no such folder")
-    if (folder / "adapter_config.json").is_file():
-        raise CorruptInput(folder, "", "is an adapter (adapter_config.json), not a model: merge it into its base first")
     weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    if (folder / adapters.SETTINGS).is_file():
+        return _adapter_files(folder, weights)
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if not weights and pickles:
-        raise CorruptInput(folder, pickles[0], "a pickle can run code when it is read: save the weights as safetensors")
+        raise CorruptInput(folder, pickles[0], CONVERT.format(folder=folder))
     if not weights:
         raise CorruptInput(folder, "", "holds no weights as safetensors")
     return (*(name for name in BESIDE if (folder / name).is_file()), *weights)
+
+
+def _adapter_files(folder: Path, weights: Sequence[str]) -> tuple[str, ...]:
+    others = [name for name in weights if name != adapters.FILE]
+    if others:
+        raise CorruptInput(folder, others[0], f"lies beside {adapters.SETTINGS}: a model and an adapter in one folder are two")
+    adapters.read_adapter(folder)
+    return (*ADAPTER, *(name for name in TOKENIZER_FILES if (folder / name).is_file()))
 
 
 def import_model(job: Job[OutsideRecipe]) -> Made:
@@ -58,7 +72,9 @@ def import_model(job: Job[OutsideRecipe]) -> Made:
     for ref in recipe.parents:
         if not isinstance(job.inputs[ref].body, Checkpoint):
             raise RecipeError(str(recipe.ref), "parents", f"{ref} is a {job.inputs[ref].kind}, not a checkpoint")
-    folder = _one_folder(files)
+    if any(path.name in ADAPTER for path in files):
+        return _import_adapter(job, files)
+    folder = _one_folder(files, BESIDE, (CONFIG, "tokenizer.json"))
     config = _config(folder)
     model = _architecture(folder, config)
     _check_tokenizer(folder, config)
@@ -76,16 +92,47 @@ def import_model(job: Job[OutsideRecipe]) -> Made:
     return Made(body=body)
 
 
-def _one_folder(files: Sequence[Path]) -> Path:
+def _import_adapter(job: Job[OutsideRecipe], files: Sequence[Path]) -> Made:
+    """Check an adapter against the model it is for and copy it."""
+    recipe = job.recipe
+    if len(recipe.parents) != 1:
+        problem = f"an adapter has one parent, the model it adapts; {len(recipe.parents)} are named"
+        raise RecipeError(str(recipe.ref), "parents", problem)
+    folder = _one_folder(files, (*ADAPTER, *TOKENIZER_FILES), ADAPTER)
+    parent = job.inputs[recipe.parents[0]]
+    adapter = adapters.read_adapter(folder)
+    under = job.store.folder(adapters.adapted(job.store, parent)[0].ref)
+    config = _config(under)
+    shapes = {name: shape for path in sorted(under.glob("*.safetensors")) for name, shape in _shapes(path)}
+    adapters.check_fit(adapter, shapes, is_tied=adapters.tied_head(vars(config), shapes))
+    for name, tensor in _tensors(adapter.file):
+        _check_finite(adapter.file, name, tensor)
+    if any(path.name == "tokenizer.json" for path in files):
+        _check_tokenizer(folder, config)
+    _copy(files, folder, job.folder)
+    assert isinstance(parent.body, Checkpoint)
+    body = Checkpoint(
+        stage=recipe.stage,
+        architecture=parent.body.architecture,
+        parameters=adapter.parameters,
+        parents=(str(parent.ref),),
+        step=recipe.steps,
+        tokens_seen=recipe.tokens,
+        adapter_of=str(parent.ref),
+    )
+    return Made(body=body)
+
+
+def _one_folder(files: Sequence[Path], known: Collection[str], needed: Collection[str]) -> Path:
     folders = {path.parent for path in files}
     if len(folders) > 1:
         raise CorruptInput(files[-1], "", "the files of a model lie in one folder; these lie in several")
     for path in files:
         if path.suffix in PICKLES:
-            raise CorruptInput(path, "", "a pickle can run code when it is read: save the weights as safetensors")
-        if path.suffix != ".safetensors" and path.name not in BESIDE:
-            raise CorruptInput(path, "", f"is no file of a model; these are *.safetensors, {', '.join(BESIDE)}")
-    for name in (CONFIG, "tokenizer.json"):
+            raise CorruptInput(path, "", CONVERT.format(folder=path.parent))
+        if path.suffix != ".safetensors" and path.name not in known:
+            raise CorruptInput(path, "", f"is no file of a model; these are *.safetensors, {', '.join(known)}")
+    for name in needed:
         if not any(path.name == name for path in files):
             raise CorruptInput(folders.pop(), name, "is missing")
     return folders.pop()
@@ -185,11 +232,21 @@ def _check_tensors(found: dict[str, Path], model: Any, *, is_tied: bool) -> None
         for name, tensor in _tensors(path):
             if tuple(tensor.shape) != wanted[name]:
                 raise CorruptInput(path, name, f"has shape {tuple(tensor.shape)}, the configuration says {wanted[name]}")
-            bad = int((~torch.isfinite(tensor)).sum())
-            if bad:
-                raise CorruptInput(path, name, f"{bad:,} of {tensor.numel():,} elements are NaN or infinite")
+            _check_finite(path, name, tensor)
     if is_tied and "lm_head.weight" in found:
         _check_tie(found)
+
+
+def _check_finite(path: Path, name: str, tensor: torch.Tensor) -> None:
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise CorruptInput(path, name, f"{bad:,} of {tensor.numel():,} elements are NaN or infinite")
+
+
+def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (no mapping)
+            yield name, tuple(file.get_slice(name).get_shape())
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -213,11 +270,13 @@ def _check_tie(found: dict[str, Path]) -> None:
 
 def _copy(files: Sequence[Path], source: Path, target: Path) -> None:
     """What was half copied before is copied again."""
-    copy_tokenizer(source, target)
+    has_tokenizer = any(path.name == "tokenizer.json" for path in files)
+    if has_tokenizer:
+        copy_tokenizer(source, target)
     for path in files:
         if path.name not in TOKENIZER_FILES:
             shutil.copyfile(path, target / path.name)
-    if (target / "tokenizer.json").read_bytes() != (source / "tokenizer.json").read_bytes():
+    if has_tokenizer and (target / "tokenizer.json").read_bytes() != (source / "tokenizer.json").read_bytes():
         log.info("%s: BPE-dropout of the tokenizer is switched off in the copy", source.name)
 
 

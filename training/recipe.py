@@ -215,9 +215,9 @@ class OutsideRecipe(Recipe):
 
     kind: Literal["outside"]
     model_files: Files
-    """`config.json`, the safetensors and the tokenizer's files, all of one folder."""
+    """`config.json`, the safetensors and the tokenizer's files, all of one folder; or peft's two files of a LoRA adapter."""
     parents: tuple[Reference, ...] = ()
-    """The checkpoints it was trained from."""
+    """The checkpoints it was trained from; of an adapter the one it adapts."""
     stage: Literal["cpt", "sft", "simpo", "outside"] = "outside"
     """What was done to it."""
     steps: int = 0

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from ..catalog.adapters import check_whole
 from ..catalog.errors import RecipeError
 from ..catalog.fingerprint import file_digest
 from ..catalog.records import Checkpoint, Mixture
@@ -82,6 +83,7 @@ def train_model(job: Job[TrainRecipe]) -> Made:
     parent = job.inputs[recipe.model]
     if not isinstance(parent.body, Checkpoint):
         raise RecipeError(str(recipe.ref), "model", f"{recipe.model} is not a checkpoint")
+    check_whole(parent)
     verify_files(job.folder_of(recipe.model), parent)
     processes = join_processes(job.options.device)
     if processes.rank == 0:

@@ -1,4 +1,4 @@
-"""The merges: parents, method and parameters, and what each language's score was before and after."""
+"""The merges: parents, method and settings, what they did to the weights, and each language's score before and after."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..markup import Child, Html, inside, tag
 from .evaluation import MOST_METRICS, compared_to, metric_name
+from .layers import layer_parts
 from .parts import clipped, empty, figure, grouped, language_name, language_order, left_out, ref, section, signed, table
 from .plots import SERIES, Line, Scale, dot, key, plot, reach, scale_of
 from .source import Row, Source
@@ -17,8 +18,10 @@ MERGES = 12
 HEIGHT = 28.0
 Scores = dict[tuple[str, str], Row]
 """Model and language to their score."""
-PLAIN = frozenset({"kind", "name", "version", "description", "licence", "method", "parents", "base"})
-"""Fields of a merge's recipe that are no parameter of its method, or that are shown elsewhere."""
+PLAIN = frozenset({"kind", "name", "version", "description", "licence", "method", "parents", "base", "assumed"})
+"""Fields of a merge's recipe that are no setting, or that are shown elsewhere."""
+UNSET: tuple[Any, ...] = (None, "", [], {})
+"""Values of fields that say nothing."""
 
 
 def merges_page(source: Source) -> list[Html]:
@@ -27,42 +30,103 @@ def merges_page(source: Source) -> list[Html]:
     if not merges:
         return [empty("No models have been merged yet.", "sea-lion merge merge.toml merges checkpoints.")]
     note = left_out(len(merges), MERGES)
-    return [_merge(source, row) for row in reversed(merges[-MERGES:])] + ([note] if note else [])
+    drawn = [row["ref"] for row in merges[-MERGES:]]
+    note = left_out(len(merges), MERGES)
+    return [_merge(source, row, drawn) for row in reversed(merges[-MERGES:])] + ([note] if note else [])
 
 
-def _merge(source: Source, row: Row) -> Html:
+def _merge(source: Source, row: Row, drawn: Sequence[str]) -> Html:
     recipe: dict[str, Any] = json.loads(row["merge_recipe"] or "{}")
     named = {role["role"]: role["input_ref"] for role in source.ask("lineage") if role["ref"] == row["ref"]}
-    base, parents = named.get("base", ""), [named[role] for role in named if role.startswith("parents")]
+    base = named.get("base", "")
+    parents = [named[role] for role in sorted(named, key=_place) if role.startswith("parents")]
     parents = parents or [name for name in json.loads(row["parents"] or "[]") if name != base]
-    given = recipe.get("parents") or []
-    settings = [sorted(set(one) - {"model"}) for one in given if isinstance(one, dict)]
-    columns = sorted({name for one in settings for name in one})
-    body: list[list[Child]] = [[ref(base), "base", *["" for _ in columns]]] if base else []
-    for i, parent in enumerate(parents):
-        own = given[i] if i < len(given) and isinstance(given[i], dict) else {}
-        body.append([ref(parent), f"parent {i + 1}", *[_value(own.get(name, "")) for name in columns]])
+    did = layer_parts(source, row["ref"], [linked(name, drawn) for name in parents])
     return section(
-        row["ref"].replace("/", "-").replace("@", "-"),
+        _anchor(row["ref"]),
         ref(row["ref"]),
         inside(
-            "Merged by ", tag("strong", row["method"]), f" from {len(parents)} parents", " onto a base" if base else "", "."
+            "Merged by ",
+            tag("strong", row["method"]),
+            f" from {len(parents)} parent{'s'[: len(parents) != 1]}",
+            " onto a base" if base else "",
+            ".",
         ),
-        tag("div", table(["Model", "Role", *columns], body), class_="card"),
-        _parameters(recipe),
+        tag("div", _models(recipe, base, parents, drawn), _settings(recipe), class_="card"),
+        _unmeasured(recipe) if did is None else did,
         _before_after(source, row["ref"], base, parents),
     )
 
 
-def _value(value: Any) -> str:
+def _place(role: str) -> tuple[str, int]:
+    """Orders roles by their number, so that the tenth parent is not the second."""
+    name, _, number = role.partition(".")
+    return name, int(number.partition(".")[0]) if number.partition(".")[0].isdigit() else 0
+
+
+def _anchor(name: str) -> str:
+    return name.replace("/", "-").replace("@", "-")
+
+
+def linked(name: str, drawn: Sequence[str]) -> Html:
+    """A model's reference, as a link to its own section or to the lineage that it is in."""
+    return tag("a", ref(name), href=f"#{_anchor(name)}" if name in drawn else "lineage.html")
+
+
+def _models(recipe: dict[str, Any], base: str, parents: Sequence[str], drawn: Sequence[str]) -> Html:
+    """Base and parents with what the recipe says of each."""
+    given = [one if isinstance(one, dict) else {} for one in recipe.get("parents") or []]
+    own = [given[i] if i < len(given) else {} for i in range(len(parents))]
+    columns = sorted({name for one in own for name, value in one.items() if name != "model" and value not in UNSET})
+    assumed = _assumed(recipe)
+    body: list[list[Child]] = [[linked(base, drawn), "base", *["" for _ in columns]]] if base else []
+    for i, parent in enumerate(parents):
+        cells = [_marked(own[i].get(name, ""), f"parents.{i}.{name}", assumed) for name in columns]
+        body.append([linked(parent, drawn), f"parent {i + 1}", *cells])
+    return table(["Model", "Role", *(name.replace("_", " ") for name in columns)], body)
+
+
+def _assumed(recipe: dict[str, Any]) -> dict[str, str]:
+    given = recipe.get("assumed")
+    return {str(key): str(reason) for key, reason in given.items()} if isinstance(given, dict) else {}
+
+
+def _marked(value: Any, key: str, assumed: dict[str, str]) -> Child:
+    """A setting's value, with a mark and the reason as a tooltip where it is assumed."""
+    shown = "" if value in UNSET else _value(value)
+    return inside(shown, " ", tag("span", "assumed", class_="assumed", title=assumed[key])) if key in assumed else shown
+
+
+def _unmeasured(recipe: dict[str, Any]) -> Html:
+    """Why there is nothing to see of what a merge did."""
+    why = (
+        "mergekit merged it, which does not measure that"
+        if recipe.get("engine") == "mergekit"
+        else "nothing measured that when it was made"
+    )
+    return tag("p", f"What it did to the weights is not on record: {why}.", class_="small quiet")
+
+
+def _value(value: Any) -> Child:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return clipped(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _parameters(recipe: dict[str, Any]) -> Html | None:
-    shown = [(name, value) for name, value in sorted(recipe.items()) if name not in PLAIN and value not in (None, "", [], {})]
+def _settings(recipe: dict[str, Any]) -> Html | None:
+    """Every setting as it was used, the assumed ones marked, and why they are what they are."""
+    assumed = _assumed(recipe)
+    shown = [(name, value) for name, value in sorted(recipe.items()) if name not in PLAIN and value not in UNSET]
     if not shown:
         return None
-    return tag("dl", [tag("div", tag("dt", name), tag("dd", _value(value))) for name, value in shown], class_="parameters")
+    terms = [tag("div", tag("dt", name.replace("_", " ")), tag("dd", _marked(value, name, assumed))) for name, value in shown]
+    reasons = [tag("li", tag("code", key), ": ", clipped(reason)) for key, reason in assumed.items()]
+    return inside(
+        tag("dl", terms, class_="parameters"),
+        tag("div", tag("p", "Assumed, as no source says:", class_="small"), tag("ul", reasons), class_="reasons")
+        if reasons
+        else None,
+    )
 
 
 def _before_after(source: Source, model: str, base: str, parents: Sequence[str]) -> list[Html]:

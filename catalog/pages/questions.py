@@ -159,6 +159,33 @@ SELECT ref, created, seconds, peak_memory_bytes, licence, body->>'stage' AS stag
     CASE WHEN body->>'method' <> '' THEN CAST(recipe AS VARCHAR) END AS merge_recipe
 FROM artifacts WHERE kind = 'checkpoint' ORDER BY created, ref""",
     ),
+    "merge-changes": _question(
+        "What did each of the last merges do to each layer and part, and how much do its parents disagree there?",
+        """
+SELECT ref, scope, place, elements, base_norm, merged_norm, merged_norm / nullif(base_norm, 0) AS relative, sign_conflict
+FROM merge_changes WHERE ref IN (
+    SELECT ref FROM artifacts WHERE kind = 'checkpoint' AND body->>'method' <> '' ORDER BY created DESC, ref DESC LIMIT 12
+)
+ORDER BY ref, scope, position, place""",
+    ),
+    "merge-parents": _question(
+        "How far does each parent of the last merges lie from the base, and how much of it was kept?",
+        """
+SELECT ref, scope, place, parent, model, weight, norm, relative, changed, kept
+FROM merge_parent_changes WHERE ref IN (
+    SELECT ref FROM artifacts WHERE kind = 'checkpoint' AND body->>'method' <> '' ORDER BY created DESC, ref DESC LIMIT 12
+)
+ORDER BY ref, scope, position, place, parent""",
+    ),
+    "merge-pairs": _question(
+        "How alike are the differences of two parents of the last merges, and what was kept of both?",
+        """
+SELECT ref, scope, place, one, other, cosine, overlap
+FROM merge_pair_changes WHERE ref IN (
+    SELECT ref FROM artifacts WHERE kind = 'checkpoint' AND body->>'method' <> '' ORDER BY created DESC, ref DESC LIMIT 12
+)
+ORDER BY ref, scope, position, place, one, other""",
+    ),
     "losses": _question(
         "How did the loss and the learning rate of a run go?",
         """

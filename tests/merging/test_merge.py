@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,8 @@ def test_what_is_written_beside_the_weights(zoo: Zoo, tmp_path: Path) -> None:
     artifact = zoo.merge(recipe)
     folder = zoo.folder(artifact)
     assert [file.path for file in artifact.files] == [
-        "chat_template.jinja", "config.json", "generation_config.json", "mergekit.yml", "model.safetensors", "tokenizer.json",
-        "tokenizer_config.json",
+        "chat_template.jinja", "config.json", "generation_config.json", "merge_pairs.parquet", "merge_parents.parquet",
+        "merge_tensors.parquet", "mergekit.yml", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     for file in artifact.files:
         assert str(tmp_path).encode() not in (folder / file.path).read_bytes()
@@ -232,8 +233,12 @@ def test_a_result_that_overflows_is_refused(zoo: Zoo) -> None:
         model.get_parameter("model.norm.weight").fill_(40_000.0)
 
     base, p = zoo.model("base"), zoo.model("parent", seed=1, edit=enlarge)
+    recipe = merge_recipe(base, [Parent(model=p), Parent(model=p)], "della_linear", dtype="float16")
+    with pytest.raises(SeaLionError, match=r"checkpoint/merged@1: model.norm.weight would hold inf .* too large for float16"):
+        zoo.merge(recipe)
     with pytest.raises(CorruptInput, match=r"the result of checkpoint/merged@1: model.norm.weight: 16 of 16"):
-        zoo.merge(merge_recipe(base, [Parent(model=p), Parent(model=p)], "della_linear", dtype="float16"))
+        zoo.merge(replace(recipe, engine="mergekit"))
+    assert not list(zoo.store.root.glob("checkpoint/merged*"))
 
 
 @pytest.mark.parametrize(
@@ -252,7 +257,7 @@ def test_a_result_that_overflows_is_refused(zoo: Zoo) -> None:
             {"sizes": {"num_hidden_layers": 1}},
             "layers.1.input_layernorm.weight differs: .16. in the base, missing",
         ),
-        ({"sizes": {"vocab_size": 80}}, "tensor lm_head.weight differs: .64, 16. in the base, .80, 16."),
+        ({"sizes": {"vocab_size": 80}}, "vocabulary differs: embeddings of 64 rows in the base, 80 in checkpoint/other@1"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_before_any_output(zoo: Zoo, other: dict[str, object], problem: str) -> None:
@@ -273,7 +278,7 @@ def test_a_truncated_parent_is_refused(zoo: Zoo) -> None:
 
 def test_other_differences_of_the_configurations_are_logged(zoo: Zoo, caplog: pytest.LogCaptureFixture) -> None:
     base, p = zoo.model("base"), zoo.model("parent", seed=1, sizes={"max_position_embeddings": 128})
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         artifact = zoo.merge(merge_recipe(base, [Parent(model=p)]))
     assert "max_position_embeddings: 32 -> 128" in caplog.text
     assert json.loads((zoo.folder(artifact) / "config.json").read_text("utf-8"))["max_position_embeddings"] == 32

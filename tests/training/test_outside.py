@@ -19,6 +19,7 @@ from sea_lion import cli
 from sea_lion.catalog.errors import CorruptInput, DriftError, RecipeError, SeaLionError
 from sea_lion.catalog.records import Artifact, Checkpoint, TokenizerBody
 from sea_lion.catalog.store import Job, Made, Options, Store
+from sea_lion.merging.convert import convert_pickles
 from sea_lion.training.commands import other_command
 from sea_lion.training.model import init_model
 from sea_lion.training.outside import import_model, model_files
@@ -167,7 +168,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut": (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-9]), "not a whole safetensors"),
     "renamed": (lambda folder: (folder / WEIGHTS).rename(folder / "w.safetensors"), "weights lie in model.safetensors"),
     "pickle": (lambda folder: (folder / WEIGHTS).unlink(), "optimizer.pt: a pickle can run code"),
-    "adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "is an adapter"),
+    "adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "a model and an adapter in one folder"),
     "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json: is missing"),
     "config": (lambda folder: (folder / "config.json").write_text("{"), "not a configuration of transformers"),
     "code": (lambda folder: edited(folder / "config.json", auto_map={"AutoModel": "x.Y"}), "asks for code of its own"),
@@ -191,6 +192,18 @@ def test_what_is_no_whole_model_is_refused(store: Store, folder: Path, damage: s
         taken(store, folder, name=f"checkpoint/{damage.replace(' ', '-')}")
     assert "\n" not in str(error.value)
     assert store.root / "checkpoint" / damage not in list((store.root / "checkpoint").iterdir())
+
+
+def test_a_pickled_model_is_imported_when_it_is_converted(store: Store, folder: Path, tmp_path: Path) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(CorruptInput, match=r"a pickle can run code .*sea-lion merge --convert"):
+        taken(store, folder)
+    convert_pickles(folder, tmp_path / "converted")
+    artifact = taken(store, tmp_path / "converted", name="checkpoint/converted")
+    again: Any = AutoModelForCausalLM.from_pretrained(store.folder(artifact.ref))
+    assert all(torch.equal(old, new) for old, new in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_wrong_recipes(store: Store, folder: Path) -> None:
