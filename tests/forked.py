@@ -22,6 +22,7 @@ PRELOADED = [
     "sea_lion.cli",
     "sea_lion.data.build",
     "sea_lion.eval.evaluate",
+    "mergekit.merge",
     "sea_lion.merging.search",
     "sea_lion.training.launch",
     "accelerate",
