@@ -222,15 +222,13 @@ def lineage_nodes(lineage: LineageRecipe, recipes: Iterable[Recipe], base: Path)
 def scorecard_recipe(lineage: LineageRecipe | MergeSearchRecipe, model: str) -> EvaluationRecipe:
     """The evaluation of a checkpoint under the suite of a lineage or a search; the checkpoint's version is part of the name."""
     name, version = model.removeprefix("checkpoint/").split("@")
-    return EvaluationRecipe(
-        kind="evaluation",
-        name=f"scorecard/{name}-{version}-{lineage.suite}",
-        version=lineage.version,
-        model=model,
-        suite=lineage.suite,
-        tasks=lineage.tasks,
-        heldout=lineage.heldout,
-    )
+    try:
+        return EvaluationRecipe(
+            kind="evaluation", name=f"scorecard/{name}-{version}-{lineage.suite}", version=lineage.version, model=model,
+            suite=lineage.suite, tasks=lineage.tasks, heldout=lineage.heldout,
+        )  # fmt: skip
+    except ValueError as error:
+        raise RecipeError(str(lineage.ref), "suite", str(error)) from error
 
 
 def search_merges(job: Job[MergeSearchRecipe]) -> Made:

@@ -22,7 +22,8 @@ wrong type or an impossible value is an error that names file, key and the neare
 `package:…` relative to the installed package.
 
 Every recipe has `kind`, `name` (`corpus/tiny`), `version` (raise it when the recipe changes; `dev` may be rebuilt freely and is
-never promotable), `licence` (SPDX, added to the inputs' licences) and, outside the identity, `description`.
+never promotable), `licence` (SPDX, added to the inputs' licences) and, outside the identity, `description` and `assumed`: a
+table of key paths (`normalize`, `parents.0.weight`) to the reason for a value that the recipe's source leaves open.
 """
 
 

@@ -7,8 +7,7 @@ For DELLA it is whole rows, whose ranks it needs.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +15,7 @@ import torch
 from ..catalog.errors import SeaLionError
 from .arithmetic import ALIGNMENT, Chunk, kernel
 from .contract import Meter, Pruning, Source
+from .layers import layer_of
 from .pruning import prunings
 from .recipe import PRUNING, MergeRecipe
 from .weights import as_bytes
@@ -26,7 +26,6 @@ VIEWS = 16
 """Sizes of chunks whose views a thread keeps."""
 DTYPES_BY_RECIPE = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 T = TypeVar("T")
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 
 
 class Workspace:
@@ -173,20 +172,3 @@ def chunk_size(recipe: MergeRecipe, shape: Sequence[int]) -> int:
 def result_dtype(recipe: MergeRecipe, base: Source, name: str) -> torch.dtype:
     """The dtype of a tensor of the result."""
     return DTYPES_BY_RECIPE.get(recipe.dtype, base.tensors[name].dtype)
-
-
-def layer_of(name: str) -> int | None:
-    """The number of the layer that a tensor belongs to, from 0; None outside of the layers.
-
-    >>> layer_of("model.layers.11.mlp.up_proj.weight"), layer_of("model.norm.weight")
-    (11, None)
-    """
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
-
-
-def layer_count(config: Mapping[str, Any], base: Source) -> int:
-    """How many layers a model has, by its configuration or else by its tensors' names."""
-    if "num_hidden_layers" in config:
-        return int(config["num_hidden_layers"])
-    return 1 + max((layer_of(name) or 0 for name in base.tensors), default=0)

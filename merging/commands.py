@@ -22,6 +22,8 @@ def other_command(arguments: argparse.Namespace) -> int | None:
         return verify_command(arguments)
     if arguments.model_config is not None and not arguments.plan:
         raise SeaLionError("--model-config is for --plan")
+    if arguments.output is not None and not arguments.plan:
+        raise SeaLionError("--output is for --plan and --convert: a merge goes to its place in the catalog")
     return plan_command(arguments) if arguments.plan else None
 
 
@@ -41,6 +43,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     else:
         plan = plan_merge(recipe, table, existing(arguments.catalog), threads=threads(arguments.workers))
     columns, rows = plan_rows(plan)
+    if arguments.format == "parquet":  # a column has one type
+        rows = [(quantity, None if value is None else str(value), remark) for quantity, value, remark in rows]
     write(columns, rows, arguments.format, arguments.output)
     return 0
 

@@ -47,8 +47,12 @@ def check_plain(config: Mapping[str, Any], name: str) -> None:
     """Raise CorruptInput for a configuration whose weights cannot be merged as numbers, or not without foreign code."""
     if config.get("auto_map"):
         raise CorruptInput(name, CONFIG, "asks for code of its own (auto_map), which is not run: use a class of transformers")
-    if config.get("quantization_config"):
-        method = dict(config["quantization_config"]).get("quant_method", "unknown")
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
+        raise CorruptInput(name, CONFIG, f"architectures is a list of names, not {str(named)[:80]!r}")
+    quantised = config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         raise CorruptInput(
             name, CONFIG, f"is of a quantised model ({method}), whose numbers cannot be merged: merge the original"
         )

@@ -108,7 +108,7 @@ def _shards(folder: Path) -> dict[str, set[str] | None]:
             names = shards.setdefault(str(name), set())
             assert names is not None
             names.add(tensor)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptInput(folder, PICKLE_INDEX, f"is no index of weights: {_line(error)}") from error
     if not shards or set(shards) != there:
         differing = min(set(shards) ^ there, default="")
@@ -122,7 +122,7 @@ def _is_tied(folder: Path) -> bool:
 
     try:
         config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # the classes raise what they like
         raise CorruptInput(folder, CONFIG, f"is not a configuration of transformers: {_line(error)}") from error
     return bool(config.tie_word_embeddings)
 

@@ -20,6 +20,7 @@ from ..catalog.licences import NOASSERTION, combined_licence, keys, licence_of
 from .configurations import TOKEN_IDS, changes, declared, is_tied
 from .contract import Source, Stored
 from .recipe import MergeRecipe
+from .settings import check_groups
 from .vocabulary import chat_template, read_vocabulary, tokenizer_differences
 
 HEAD = "lm_head.weight"
@@ -122,6 +123,7 @@ def compare(recipe: MergeRecipe, models: Sequence[Model]) -> Fit:
     tables = {model.name: declared(model.config, model.name) for model in (base, *others)}
     tied = is_tied(tables[base.name][0])
     kept = _kept(base, tied)
+    check_groups(recipe, kept)
     for other in others:
         _check_architecture(base, other)
         _check_tie(base, other, tied, is_tied(tables[other.name][0]))

@@ -34,7 +34,8 @@ from .contract import MergedTensor
 from .costs import SHARD_BYTES, threads
 from .digests import tensors_of
 from .fit import Fit, Model, Part, compare
-from .mergekit_engine import check_settings, configuration, layer_count, mergekit_version, result_dtype, run_mergekit
+from .layers import layer_count
+from .mergekit_engine import check_settings, configuration, mergekit_version, out_dtype, run_mergekit
 from .meter import SCHEMAS, Figures, TensorMeter
 from .methods import METHODS
 from .parents import artifacts_of, models_of, stored, subjects_of
@@ -78,7 +79,7 @@ def merge_models(job: Job[MergeRecipe]) -> Made:
     rows = figures.rows(tensors, [parent.model for parent in recipe.parents])
     for table, schema in SCHEMAS.items():
         write_rows(job.folder / f"{table}.parquet", rows[table], schema)
-    _write_settings(job.folder, recipe, models[0].folder)
+    _write_settings(job.folder, recipe, models[0])
     parents = dict.fromkeys((recipe.base, *(parent.model for parent in recipe.parents)))
     return Made(
         body=Checkpoint(
@@ -158,14 +159,15 @@ def _assemble(
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     config = {key: value for key, value in base.config.items() if key != "torch_dtype"}
-    config |= dict(fit.token_ids) | {"dtype": result_dtype(recipe, base.folder)} | dict(own or {})
+    config |= dict(fit.token_ids) | {"dtype": out_dtype(recipe, base.folder)} | dict(own or {})
     write_atomically(folder / "config.json", json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def _write_settings(folder: Path, recipe: MergeRecipe, base: Path) -> None:
+def _write_settings(folder: Path, recipe: MergeRecipe, base: Model) -> None:
     """Write the merge as mergekit is told of it, references in the place of paths: how it can be made without this platform."""
     models = [recipe.base, *(parent.model for parent in recipe.parents)]
-    table = configuration(recipe, models, dtype=result_dtype(recipe, base), layers=layer_count(base))
+    layers = layer_count(base.config, base.tensors)
+    table = configuration(recipe, models, dtype=out_dtype(recipe, base.folder), layers=layers)
     head = f"# {METHODS[recipe.method].reference}\n# Made by {_engine(recipe)}.\n"
     write_atomically(folder / "mergekit.yml", head + yaml.safe_dump(table, sort_keys=False))
 

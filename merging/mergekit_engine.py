@@ -7,10 +7,8 @@ would ignore, or refuse in the middle, is refused before it starts. It is import
 
 from __future__ import annotations
 
-import json
 import math
 import random
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,15 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..catalog.errors import CorruptInput, RecipeError, SeaLionError
+from ..catalog.errors import RecipeError, SeaLionError
 from .methods import METHODS, Values, ignored
+from .parents import stored
 from .recipe import MergeRecipe, Parent, Setting
 from .union import write_union
 
-NAMES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""safetensors' names of the dtypes that weights have, and torch's."""
 BASE_MODEL = "base_model"
 """The one name under `settings` that is a key of mergekit's configuration instead of a parameter of its method."""
+
+RANGES: dict[str, tuple[float, float]] = {
+    "slerp.t": (0, 1), "t": (0, math.inf), "density": (0, 1), "gamma": (0, 1), "select_topk": (0, 1), "max_iter": (1, math.inf),
+    "tol": (0, math.inf), "eps": (0, math.inf), "epsilon": (0, math.inf),
+}  # fmt: skip
+"""mergekit's parameters outside of whose range, ends included, it gives no model, or silently another one."""
 
 
 def check_settings(recipe: MergeRecipe) -> None:
@@ -56,7 +59,7 @@ def check_settings(recipe: MergeRecipe) -> None:
 def configuration(recipe: MergeRecipe, models: Sequence[Any], *, dtype: str, layers: int = 0) -> dict[str, Any]:
     """mergekit's configuration of a recipe, of either engine, with every setting resolved.
 
-    `models` names the base and the parents, in this order; `dtype` is the result's (`result_dtype`). `layers`, how many the
+    `models` names the base and the parents, in this order; `dtype` is the result's (`out_dtype`). `layers`, how many the
     models have, is needed where a parent has `layer_weights`. Raises RecipeError like `check_settings`.
     """
     method = METHODS[recipe.method]
@@ -74,7 +77,7 @@ def configuration(recipe: MergeRecipe, models: Sequence[Any], *, dtype: str, lay
     return table | ({"tokenizer": {"source": "union"}} if recipe.tokenizer == "union" else {})
 
 
-def result_dtype(recipe: MergeRecipe, base: Path) -> str:
+def out_dtype(recipe: MergeRecipe, base: Path) -> str:
     """The dtype of the result, as torch calls it; under `dtype = "base"` the one that the base's weights are stored in.
 
     A base that mixes dtypes keeps them under the streaming engine (the commonest is returned); mergekit writes one: raises
@@ -82,7 +85,7 @@ def result_dtype(recipe: MergeRecipe, base: Path) -> str:
     """
     if recipe.dtype != "base":
         return recipe.dtype
-    counts = _stored_dtypes(base)
+    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in stored(base).values())
     if len(counts) > 1 and recipe.engine == "mergekit":
         raise SeaLionError(
             f"{recipe.ref}: {recipe.base} holds {' and '.join(sorted(counts))}, but mergekit writes one dtype: say which, "
@@ -110,7 +113,7 @@ def run_mergekit(recipe: MergeRecipe, folders: Sequence[Path], scratch: Path, sh
     for link, folder in zip(links, folders, strict=True):
         link.symlink_to(folder.resolve(), target_is_directory=True)
     named = [{"model": {"path": str(link)}} for link in links]
-    table = configuration(recipe, named, dtype=result_dtype(recipe, folders[0]), layers=layer_count(folders[0]))
+    table = configuration(recipe, named, dtype=out_dtype(recipe, folders[0]))
     if recipe.tokenizer == "union":
         refs = [recipe.base, *(parent.model for parent in recipe.parents)]
         write_union(folders, refs, scratch / "tokenizer")
@@ -136,15 +139,6 @@ def run_mergekit(recipe: MergeRecipe, folders: Sequence[Path], scratch: Path, sh
 def mergekit_version() -> str:
     """The installed mergekit's; asking does not import it."""
     return version("mergekit")
-
-
-def layer_count(folder: Path) -> int:
-    """How many layers a checkpoint has by its `config.json`, 0 if that does not say."""
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptInput(folder / "config.json", "", f"cannot be read as JSON: {error}") from error
-    return int(config.get("num_hidden_layers") or 0)
 
 
 def _settings(recipe: MergeRecipe) -> tuple[Values, list[Values]]:
@@ -175,10 +169,10 @@ def _settings(recipe: MergeRecipe) -> tuple[Values, list[Values]]:
     _check_names(recipe, given, specs, "settings")
     for name, spec in specs.items():
         if name in whole:
-            shared[name] = _value(spec, given, {}, where, "settings")
+            shared[name] = _value(recipe.method, spec, given, {}, where, "settings")
             continue
         for i, parent in enumerate(recipe.parents):
-            parents[i][name] = _value(spec, parent.settings, given, where, f"parents.{i}.settings")
+            parents[i][name] = _value(recipe.method, spec, parent.settings, given, where, f"parents.{i}.settings")
     return shared, parents
 
 
@@ -194,11 +188,16 @@ def _check_names(recipe: MergeRecipe, given: Mapping[str, Setting], specs: Mappi
             raise RecipeError(str(recipe.ref), f"{key}.{name}", f"mergekit's {recipe.method} has no such setting{hint}")
 
 
-def _value(spec: Any, given: Mapping[str, Setting], otherwise: Mapping[str, Setting], where: str, key: str) -> Any:
+def _value(method: str, spec: Any, given: Mapping[str, Setting], otherwise: Mapping[str, Setting], where: str, key: str) -> Any:
     """The value of one of mergekit's parameters: the first that is given, or its default."""
     for table, place in ((given, key), (otherwise, "settings")):
         if spec.name in table:
-            return _checked(spec.value_type, table[spec.name], where, f"{place}.{spec.name}")
+            value = _checked(spec.value_type, table[spec.name], where, f"{place}.{spec.name}")
+            low, high = RANGES.get(f"{method}.{spec.name}", RANGES.get(spec.name, (-math.inf, math.inf)))
+            if not low <= value <= high:
+                wanted = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+                raise RecipeError(where, f"{place}.{spec.name}", f"must be {wanted}, not {value:g}")
+            return value
     if spec.required:
         raise RecipeError(where, f"{key}.{spec.name}", "is required by this method, mergekit has no default for it")
     return spec.validate(spec.default)
@@ -224,22 +223,6 @@ def _by_layer(parent: Parent, values: Values, layers: int) -> Values:
         {"filter": f"layers.{layer}.", "value": parent.weight_at(layer, layers)} for layer in range(layers)
     ]
     return values | {"weight": [*by_name, {"value": parent.weight}]}
-
-
-def _stored_dtypes(folder: Path) -> Counter[str]:
-    """The dtypes of a checkpoint's weights and how many tensors have each, from its files' headers."""
-    counts: Counter[str] = Counter()
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(min(length, 100_000_000)))
-            counts.update(NAMES[entry["dtype"]] for name, entry in header.items() if name != "__metadata__")
-        except (struct.error, ValueError, KeyError, TypeError) as error:
-            raise CorruptInput(path, "", f"has no readable safetensors header of floating-point tensors: {error!r}") from error
-    if not counts:
-        raise CorruptInput(folder, "", "holds no *.safetensors file")
-    return counts
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import pyarrow as pa
 import torch
 
 from .contract import MergedTensor
+from .layers import layer_count, layer_of
 from .recipe import MergeRecipe
 
 PIECE, PIECES = 32_768, 8
@@ -51,17 +51,6 @@ SCHEMAS = {
 `sign_conflict` is the share of elements that one parent at least makes larger and another one smaller; `changed` and `kept` are
 the shares that a parent changes and that the method let through of it; `overlap` is what it let through of both parents over
 what it let through of either. Norms are Euclidean, of differences from the base but for `base_norm`."""
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
-
-
-def layer_of(tensor: str) -> int | None:
-    """The number of the layer that a tensor is in, None outside of them.
-
-    >>> layer_of("model.layers.11.mlp.up_proj.weight"), layer_of("lm_head.weight")
-    (11, None)
-    """
-    found = _LAYER.search(tensor)
-    return int(found[1]) if found else None
 
 
 def part_of(tensor: str) -> str:
@@ -235,7 +224,7 @@ class Figures:
         with mergekit, has a row of its own but no figures.
         """
         models = models or [parent.model for parent in self._recipe.parents]
-        layers = 1 + max((layer_of(tensor.name) or 0 for tensor in tensors), default=0)
+        layers = layer_count({}, (tensor.name for tensor in tensors))
         rows: dict[str, Rows] = {table: [] for table in SCHEMAS}
         for tensor in tensors:
             place = {"tensor": tensor.name, "layer": layer_of(tensor.name), "part": part_of(tensor.name)}

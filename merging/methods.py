@@ -13,6 +13,10 @@ from typing import Any
 from .recipe import MergeRecipe, Parent
 
 Values = dict[str, Any]
+MOST = 3.4e38
+"""The largest number in float32, about."""
+SEEDS = 2**32
+"""mergekit's generators are sown with less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,3 +133,20 @@ def ignored(recipe: MergeRecipe) -> Iterator[tuple[str, str]]:
     for i, parent in enumerate(recipe.parents):
         if "weight" not in taken and (parent.weight != 1 or parent.layer_weights):
             yield f"parents.{i}.weight", f"{parent.weight:g}"
+
+
+def unusable(recipe: MergeRecipe) -> Iterator[tuple[str, str]]:
+    """Key and problem of each value with which no method makes a model."""
+    if not 0 <= recipe.seed < SEEDS:
+        yield "seed", f"must be at least 0 and below {SEEDS:,}, not {recipe.seed}"
+    if not 0 < abs(recipe.scale) <= MOST:
+        yield "scale", f"must be a number of float32 and not 0, which gives the base again; not {recipe.scale:g}"
+    weights = [weight for parent in recipe.parents for weight in (parent.weight, *parent.layer_weights)]
+    for i, parent in enumerate(recipe.parents):
+        large = [weight for weight in (parent.weight, *parent.layer_weights) if abs(weight) > MOST]
+        if large:
+            yield f"parents.{i}.weight", f"{large[0]:g} is too large for float32"
+    if not any(weights):
+        yield "parents", "all weights are 0: nothing of a parent would be in the result"
+    if recipe.method == "linear" and recipe.normalize and sum(parent.weight for parent in recipe.parents) == 0:
+        yield "parents", "the weights sum to 0 and cannot be normalized; change one of them"

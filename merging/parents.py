@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..catalog.adapters import FILE, adapted, check_fit, read_adapter, tied_head
 from ..catalog.discarding import check_whole
-from ..catalog.errors import SeaLionError
+from ..catalog.errors import CorruptInput, SeaLionError
 from ..catalog.records import Artifact, Checkpoint
 from ..catalog.store import Store
 from .adapter import tokenizer_folder
@@ -20,6 +20,12 @@ from .contract import Stored
 from .fit import Model
 from .recipe import MergeRecipe
 from .weights import stored_tensors, weight_files
+
+BESIDE = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "chat_template.jinja",
+)  # fmt: skip
+"""What is read or taken over beside the weights."""
 
 
 def artifacts_of(recipe: MergeRecipe, store: Store) -> list[Artifact]:
@@ -50,6 +56,7 @@ def read_model(artifact: Artifact, store: Store) -> Model:
     for each in stack:
         check_whole(store.folder(each.ref), each)
         check_sizes(Subject(name=str(each.ref), folder=store.folder(each.ref), files=each.files))
+        _check_known(each, store.folder(each.ref))
     folder = store.folder(whole.ref)
     config = read_config(folder, str(whole.ref))
     tensors = stored(folder)
@@ -66,6 +73,13 @@ def read_model(artifact: Artifact, store: Store) -> Model:
         digests={f"{i}/{file.path}": file.sha256 for i, each in enumerate(stack) for file in each.files},
         held=sum(file.bytes for each in adapters for file in each.files if file.path == FILE),
     )
+
+
+def _check_known(artifact: Artifact, folder: Path) -> None:
+    """Raise CorruptInput for a file that the record does not name and the result would take over: nobody vouches for it."""
+    for name in sorted({*BESIDE} - {file.path for file in artifact.files}):
+        if (folder / name).exists():
+            raise CorruptInput(folder / name, "", f"is no file of {artifact.ref}; take it away or remake the artifact")
 
 
 def stored(folder: Path) -> dict[str, Stored]:

@@ -25,7 +25,7 @@ from .costs import GB, SHARD_BYTES, THREADS, Costs, costs_of
 from .fit import HEAD, Fit, compare
 from .parents import models_of
 from .recipe import MergeRecipe
-from .settings import Setting, settings_of
+from .settings import Setting, check_groups, settings_of
 from .vocabulary import read_json
 
 COLUMNS = ("quantity", "value", "remark")
@@ -105,6 +105,7 @@ def plan_unseen(
     """The same from a `config.json` that all models are taken to have, with weights in `dtype`; nothing is compared."""
     settings = settings_of(recipe, table)
     architecture, shapes = described(config)
+    check_groups(recipe, shapes)
     refs = (recipe.base, *(parent.model for parent in recipe.parents))
     models = {ref: _laid_out(shapes, Path(ref), dtype) for ref in refs}
     return MergePlan(
@@ -143,7 +144,7 @@ def described(file: Path) -> tuple[str, dict[str, tuple[int, ...]]]:
     try:
         with torch.device("meta"):
             model = build(CONFIG_MAPPING[config["model_type"]].from_dict(config), trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # the classes raise what they like
         raise CorruptInput(file, "", f"is not of a causal language model: {' '.join(str(error).split())[:200]}") from error
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     if is_tied(table):

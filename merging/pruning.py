@@ -4,6 +4,7 @@ Three forms: at random (DARE, https://arxiv.org/abs/2311.03099); at random, the 
 (DELLA, https://arxiv.org/abs/2406.11617); the largest (TIES, https://arxiv.org/abs/2306.01708). The masks are mergekit 0.1.5's,
 bit for bit (TIES: where no magnitudes are equal at the edge). The factor on what is kept has its sums in float64 here and in
 float32 there, so scaled values may differ in their last bits, by less than 5e-7 of the value; in small tensors they are equal.
+(Where a sum of them is as near to 0 as that, the sign that is elected may be the other one.)
 
 Random numbers come from one generator a tensor, sown with the recipe's seed, parent after parent. So a tensor's result does not
 depend on the others: any thread may make it, and verification makes it again alone. The price: under DARE equally large tensors

@@ -67,7 +67,7 @@ class MergeRecipe(Recipe):
     """A merge of checkpoints onto a base."""
 
     kind: Literal["merge"]
-    method: StreamedMethod | MergekitMethod
+    method: Literal[StreamedMethod, MergekitMethod]
     engine: Literal["streaming", "mergekit"] = "streaming"
     """`streaming`: this platform's, in little memory, for the methods that work element by element. `mergekit`: any method."""
     base: Reference

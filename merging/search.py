@@ -35,6 +35,7 @@ from ..catalog.recipes import read_table
 from ..catalog.records import Artifact, ArtifactRef, Checkpoint
 from ..catalog.store import Job, Made, Planned, verify_files, write_atomically, write_rows
 from .merge import merge_models
+from .methods import unusable
 from .proposals import Trial, proposed
 from .recipe import MergeRecipe
 from .search_recipe import MergeSearchRecipe
@@ -75,7 +76,7 @@ def search_merges(job: Job[MergeSearchRecipe], score: Score, merge: Merge = merg
     for number in range(job.recipe.trials):
         progress.update(stage="trials", done=number, total=job.recipe.trials, unit="trials")
         trials.append(search.tried(proposed(job.recipe, number, trials), trials))
-        log.info("trial %d of %d: %s", number + 1, job.recipe.trials, _described(trials[-1]))
+        log.info("trial %d (%d of %d): %s", number, number + 1, job.recipe.trials, _described(trials[-1]))
     return _concluded(search, trials)
 
 
@@ -107,6 +108,8 @@ class _Search:
                 with suppress(FilesDiscarded):  # and not scored on this suite before
                     return replace(trial, run=run, value=self._value(run))
             if planned.made is None:
+                for key, problem in unusable(recipe):
+                    raise SeaLionError(f"{recipe.ref}: {key}: {problem}")
                 self.make_room(earlier)
                 run = str(store.make(recipe, Path(), self.merge, self.job.options).ref)
             return replace(trial, run=run, value=self._value(run))

@@ -7,12 +7,13 @@ reader of the plan sees which values are known and which are guesses.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..catalog.errors import RecipeError
-from .methods import METHODS, NEUTRAL, ignored
+from .layers import layer_count
+from .methods import METHODS, NEUTRAL, ignored, unusable
 from .recipe import PRUNING, MergeRecipe, StreamedMethod
 
 SHOWN_APART = ("kind", "name", "version", "description", "licence", "assumed", "base", "parents", "settings")
@@ -34,11 +35,22 @@ class Setting:
 def settings_of(recipe: MergeRecipe, table: Mapping[str, Any]) -> tuple[Setting, ...]:
     """Every setting of a recipe; `table` is the recipe as its file has it.
 
-    Raises RecipeError for a setting that the method would ignore, or that it lacks.
+    Raises RecipeError for a setting that the method would ignore, that it lacks or cannot use.
     """
     for key, value in ignored(recipe):
         raise RecipeError(str(recipe.ref), key, f"{recipe.method} has no such setting and would ignore {value}")
+    for key, problem in unusable(recipe):
+        raise RecipeError(str(recipe.ref), key, problem)
     return (*_of_the_merge(recipe, table), *_of_the_parents(recipe, table), *_of_mergekit(recipe))
+
+
+def check_groups(recipe: MergeRecipe, tensors: Iterable[str]) -> None:
+    """Raise RecipeError for more groups of layers than a model of these tensors has layers: a weight would go unused."""
+    layers = layer_count({}, tensors)
+    for i, parent in enumerate(recipe.parents):
+        if len(parent.layer_weights) > layers:
+            problem = f"are {len(parent.layer_weights)}, the model has only {layers} layers"
+            raise RecipeError(str(recipe.ref), f"parents.{i}.layer_weights", problem)
 
 
 def is_streamed(recipe: MergeRecipe) -> bool:
@@ -82,7 +94,7 @@ def _of_mergekit(recipe: MergeRecipe) -> Iterator[Setting]:
         places.append((f"parents.{i}.settings", recipe.settings | parent.settings, model["parameters"]))
     method = METHODS[recipe.method]
     for place, given, resolved in places:
-        for name in resolved.keys() - method.shared_fields.keys() - method.parent_fields.keys():
+        for name in sorted(resolved.keys() - method.shared_fields.keys() - method.parent_fields.keys()):
             origin = _origin(recipe, given, name, "mergekit's default", f"{place}.{name}")
             yield Setting(name=f"{place}.{name}", value=resolved[name], origin=origin)
 

@@ -26,8 +26,9 @@ import torch
 import xxhash
 
 from ..catalog.files import SCRATCH, sync_folder, write_atomically
-from .chunks import TensorMerge, Workspace, layer_count, pruning_of, result_dtype
+from .chunks import TensorMerge, Workspace, pruning_of, result_dtype
 from .contract import MergedTensor, Meter, Source
+from .layers import layer_count
 from .recipe import MergeRecipe
 from .weights import DTYPE_NAMES, INDEX, SINGLE
 
@@ -84,7 +85,7 @@ def merge_weights(
     open_shards = [shard for shard in shards if not _taken_up(shard, folder, key, meter)]
     try:
         _allocate(open_shards, progress)
-        _Run(recipe, base, parents, folder, key, open_shards, meter, layer_count(config, base)).work(threads)
+        _Run(recipe, base, parents, folder, key, open_shards, meter, layer_count(config, base.tensors)).work(threads)
     except BaseException:
         for shard in open_shards:
             (progress / shard.name).unlink(missing_ok=True)

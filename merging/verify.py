@@ -1,8 +1,8 @@
 """Proves a merge: tensors of it are merged again from the models on record, and must come out bit for bit as in its files.
 
 Three things are compared: the digest that the merge wrote down, the bytes in its files, and the result of merging again. The
-models must be those of the record; whether their files are, `catalog verify` says. A merge by mergekit is made again as a
-whole, below the catalog's work folder: it has no way to merge one tensor.
+models must be those of the record; whether their files are, `catalog fsck --deep` says. A merge by mergekit is made again as
+a whole, below the catalog's work folder: it has no way to merge one tensor.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from ..catalog.discarding import check_whole
 from ..catalog.errors import CorruptInput, SeaLionError
+from ..catalog.fingerprint import file_digest
 from ..catalog.recipes import read_table, read_toml
 from ..catalog.records import Artifact, Checkpoint
 from ..catalog.store import WORK, Store
 from .adapter import source_of
-from .chunks import layer_count
-from .configurations import read_config
+from .audit import Subject, check_sizes
 from .digests import stored_digest, tensors_of
 from .fit import Part, compare
+from .layers import layer_count
 from .merge import named
 from .mergekit_engine import run_mergekit
 from .parents import artifacts_of, models_of, stored
@@ -50,15 +52,17 @@ class Verified:
 def verify_merge(store: Store, artifact: Artifact, tensors: int = 8) -> Verified:
     """Merge some tensors of a finished merge again (0: all), the same ones each time, and compare them.
 
-    Raises SeaLionError for what is no merge or whose models are not those of its record any more, CorruptInput for the first
-    tensor that differs, with what differs from what.
+    Raises SeaLionError for what is no merge, whose weights were discarded or whose models are not those of its record any
+    more, CorruptInput for the first tensor that differs, with what differs from what.
     """
     recipe = recorded_recipe(store, artifact)
     folder = store.folder(artifact.ref)
+    check_whole(folder, artifact)
     _check_models(store, artifact, recipe)
     table = artifact.tables.get("merge_tensors")
     if table is None:
         raise SeaLionError(f"{artifact.ref}: was merged before digests of tensors were kept; merge it under a new version")
+    _check_table(artifact, folder, table)
     recorded = {
         row["tensor"]: row["xxh3_128"] for row in pq.read_table(folder / table, columns=["tensor", "xxh3_128"]).to_pylist()
     }
@@ -99,6 +103,14 @@ def _check_models(store: Store, artifact: Artifact, recipe: MergeRecipe) -> None
             raise SeaLionError(f"{artifact.ref}: {ref} is not the model any more that it was merged from")
 
 
+def _check_table(artifact: Artifact, folder: Path, table: str) -> None:
+    """Raise CorruptInput when the table of digests is not the one on record: it is not read then."""
+    files = tuple(file for file in artifact.files if file.path == table)
+    check_sizes(Subject(name=str(artifact.ref), folder=folder, files=files))
+    if [file.sha256 for file in files] != [file_digest(folder / table)]:
+        raise CorruptInput(folder / table, "", f"is not what {artifact.ref} wrote: its sha256 differs")
+
+
 def _chosen(names: Sequence[str], count: int, seed: str) -> list[str]:
     if count == 0 or count >= len(names):
         return list(names)
@@ -122,5 +134,5 @@ def _again(store: Store, recipe: MergeRecipe, names: Sequence[str], work: Path) 
             shutil.rmtree(scratch, ignore_errors=True)
     fit = compare(recipe, models)
     base, *parents = (Part(source_of(store, artifact), fit.names) for artifact in artifacts_of(recipe, store))
-    layers = layer_count(read_config(models[0].folder, models[0].name), base)
+    layers = layer_count(models[0].config, base.tensors)
     return {name: tensor_digest(recipe, base, parents, name, layers=layers) for name in names}

@@ -125,7 +125,10 @@ def _short(value: Any) -> str:
 def chat_template(folder: Path) -> str:
     """The folder's chat template, empty when it has none; several named ones as JSON."""
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text("utf-8")
+        try:
+            return (folder / TEMPLATE).read_text("utf-8")
+        except UnicodeDecodeError as error:
+            raise CorruptInput(folder / TEMPLATE, "", f"is no text: {error}") from error
     template = read_json(folder / SETTINGS).get("chat_template") if (folder / SETTINGS).is_file() else None
     return template if isinstance(template, str) else json.dumps(template) if template else ""
 
@@ -134,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file's JSON object; raises CorruptInput for anything else."""
     try:
         table = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptInput(path, "", f"cannot be read as JSON: {error}") from error
     if not isinstance(table, dict):
         raise CorruptInput(path, "", "holds no JSON object")

@@ -161,7 +161,7 @@ def _header(path: Path) -> tuple[Header, int]:
         text = file.read(length)
     try:
         table = json.loads(text, object_pairs_hook=_without_repetition)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptInput(path, "header", f"cannot be read as JSON: {error}") from error
     if not isinstance(table, dict):
         raise CorruptInput(path, "header", "is not a table of tensors")
@@ -197,8 +197,8 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _weight_map(path: Path) -> dict[str, str]:
     try:
         weight_map = json.loads(path.read_bytes())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptInput(path, "", f"is no index of shards: {error!r}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptInput(path, "", f"is no index of shards: {type(error).__name__}: {error}") from error
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CorruptInput(path, "weight_map", "is not a table of tensors and their files")
     for name in weight_map.values():

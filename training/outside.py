@@ -76,9 +76,10 @@ def import_model(job: Job[OutsideRecipe]) -> Made:
         return _import_adapter(job, files)
     folder = _one_folder(files, BESIDE, (CONFIG, "tokenizer.json"))
     config = _config(folder)
-    model = _architecture(folder, config)
-    _check_tokenizer(folder, config)
     weights = _weights(files)
+    model = _architecture(folder, config, len(weights))
+    _check_tokenizer(folder, config)
+    _check_generation(folder)
     _check_tensors(weights, model, is_tied=bool(config.tie_word_embeddings))
     _copy(files, folder, job.folder)
     body = Checkpoint(
@@ -142,27 +143,58 @@ def _config(folder: Path) -> Any:
     """The configuration of a model that transformers' own code can run."""
     from transformers import AutoConfig
 
+    content = _table(folder / CONFIG)
+    if content.get("auto_map"):
+        raise CorruptInput(folder, CONFIG, "asks for code of its own (auto_map), which is not run")
+    if content.get("quantization_config"):
+        raise CorruptInput(folder, CONFIG, "is of a quantised model; import the model itself")
+    named = content.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise CorruptInput(folder, CONFIG, f"architectures is a list of names, not {str(named)[:80]!r}")
     try:
-        content = json.loads((folder / CONFIG).read_text("utf-8"))
-        if content.get("auto_map"):
-            raise CorruptInput(folder, CONFIG, "asks for code of its own (auto_map), which is not run")
-        if content.get("quantization_config"):
-            raise CorruptInput(folder, CONFIG, "is of a quantised model; import the model itself")
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # the classes raise what they like
         raise CorruptInput(folder, CONFIG, f"is not a configuration of transformers: {_line(error)}") from error
 
 
-def _architecture(folder: Path, config: Any) -> Any:
-    """The model that the configuration describes, without memory."""
+def _table(path: Path) -> dict[str, Any]:
+    """A file's JSON object."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptInput(path, "", f"cannot be read as JSON: {_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CorruptInput(path, "", "holds no JSON object")
+    return content
+
+
+def _check_generation(folder: Path) -> None:
+    """Raise CorruptInput for generation settings with which no model loads."""
+    from transformers import GenerationConfig
+
+    name = "generation_config.json"
+    if not (folder / name).is_file():
+        return
+    try:
+        GenerationConfig.from_dict(_table(folder / name))
+    except CorruptInput:
+        raise
+    except Exception as error:  # the class raises what it likes
+        raise CorruptInput(folder, name, f"cannot be loaded: {_line(error)}") from error
+
+
+def _architecture(folder: Path, config: Any, tensors: int) -> Any:
+    """The model that the configuration describes, without memory; its files hold so many tensors."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
+    if (getattr(config, "num_hidden_layers", 0) or 0) > tensors:  # a billion layers take hours also without memory
+        raise CorruptInput(folder, CONFIG, f"has {config.num_hidden_layers:,} layers, the files {tensors:,} tensors")
     build: Any = AutoModelForCausalLM.from_config
     try:
         with init_empty_weights():
             model = build(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, RuntimeError, ZeroDivisionError) as error:
+    except Exception as error:  # as above, and the models
         raise CorruptInput(folder, CONFIG, f"is not of a causal language model: {_line(error)}") from error
     named = config.architectures or []
     if named and type(model).__name__ not in named:
@@ -195,10 +227,9 @@ def _weights(files: Sequence[Path]) -> dict[str, Path]:
             raise CorruptInput(files[0].parent, "", f"weights lie in {WEIGHTS}, or in several files with {INDEX}")
         named = None
     else:
-        try:
-            named = dict(json.loads(index.read_text("utf-8"))["weight_map"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptInput(index, "", f"is no index of weights: {_line(error)}") from error
+        named = _table(index).get("weight_map")
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            raise CorruptInput(index, "weight_map", "is not a table of tensors and their files")
         if set(named.values()) != set(shards):
             differing = min(set(named.values()) ^ set(shards))
             raise CorruptInput(index, str(differing), "is named there and missing, or there and not named")

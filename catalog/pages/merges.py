@@ -11,6 +11,7 @@ from .evaluation import MOST_METRICS, compared_to, metric_name
 from .layers import layer_parts
 from .parts import clipped, empty, figure, grouped, language_name, language_order, left_out, ref, section, signed, table
 from .plots import SERIES, Line, Scale, dot, key, plot, reach, scale_of
+from .questions import TRIALS
 from .source import Row, Source
 
 MERGES = 12
@@ -25,11 +26,10 @@ UNSET: tuple[Any, ...] = (None, "", [], {})
 
 
 def merges_page(source: Source) -> list[Html]:
-    """One section a merge, the last one first."""
-    merges = [row for row in source.ask("models") if row["method"]]
+    """One section a merge, the last one first; a search is one merge, its trials a table there."""
+    merges = [row for row in source.ask("models") if row["method"] and TRIALS not in row["ref"]]
     if not merges:
         return [empty("No models have been merged yet.", "sea-lion merge merge.toml merges checkpoints.")]
-    note = left_out(len(merges), MERGES)
     drawn = [row["ref"] for row in merges[-MERGES:]]
     note = left_out(len(merges), MERGES)
     return [_merge(source, row, drawn) for row in reversed(merges[-MERGES:])] + ([note] if note else [])
@@ -53,6 +53,7 @@ def _merge(source: Source, row: Row, drawn: Sequence[str]) -> Html:
             ".",
         ),
         tag("div", _models(recipe, base, parents, drawn), _settings(recipe), class_="card"),
+        _trials(source, row["ref"]),
         _unmeasured(recipe) if did is None else did,
         _before_after(source, row["ref"], base, parents),
     )
@@ -95,6 +96,25 @@ def _marked(value: Any, key: str, assumed: dict[str, str]) -> Child:
     """A setting's value, with a mark and the reason as a tooltip where it is assumed."""
     shown = "" if value in UNSET else _value(value)
     return inside(shown, " ", tag("span", "assumed", class_="assumed", title=assumed[key])) if key in assumed else shown
+
+
+def _trials(source: Source, search: str) -> Html | None:
+    """The best trials of a search, the one that became its result first; None where there were none."""
+    trials = [row for row in source.ask("merge-trials") if row["ref"] == search]
+    if not trials:
+        return None
+    body: list[list[Child]] = []
+    for row in trials:
+        value = "" if row["value"] is None else f"{row['value']:.4g}"
+        body.append(
+            [f"trial {row['trial']}", row["method"], clipped(row["settings"] or ""), value, clipped(row["failed"] or "")]
+        )
+    return figure(
+        f"The best of {trials[0]['tried']:,} trials",
+        table(["Trial", "Method", "Settings", "Score", "Failed"], body),
+        "The first one is this model. Higher scores are better.",
+        queries=["merge-trials"],
+    )
 
 
 def _unmeasured(recipe: dict[str, Any]) -> Html:

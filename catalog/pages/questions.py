@@ -24,6 +24,14 @@ class Question:
         return f'sea-lion catalog sql "{self.sql}"'
 
 
+TRIALS = "-trials/"
+"""What the names of a merge search's trials have; they are shown with its result and not as merges of their own."""
+LAST_MERGES = f"""
+    SELECT ref FROM artifacts WHERE kind = 'checkpoint' AND body->>'method' <> '' AND name NOT LIKE '%{TRIALS}%'
+    ORDER BY created DESC, ref DESC LIMIT 12
+"""
+
+
 def _question(title: str, sql: str) -> Question:
     return Question(title=title, sql=sql.strip())
 
@@ -161,30 +169,37 @@ FROM artifacts WHERE kind = 'checkpoint' ORDER BY created, ref""",
     ),
     "merge-changes": _question(
         "What did each of the last merges do to each layer and part, and how much do its parents disagree there?",
-        """
+        f"""
 SELECT ref, scope, place, elements, base_norm, merged_norm, merged_norm / nullif(base_norm, 0) AS relative, sign_conflict
-FROM merge_changes WHERE ref IN (
-    SELECT ref FROM artifacts WHERE kind = 'checkpoint' AND body->>'method' <> '' ORDER BY created DESC, ref DESC LIMIT 12
-)
+FROM merge_changes WHERE ref IN ({LAST_MERGES})
 ORDER BY ref, scope, position, place""",
     ),
     "merge-parents": _question(
         "How far does each parent of the last merges lie from the base, and how much of it was kept?",
-        """
+        f"""
 SELECT ref, scope, place, parent, model, weight, norm, relative, changed, kept
-FROM merge_parent_changes WHERE ref IN (
-    SELECT ref FROM artifacts WHERE kind = 'checkpoint' AND body->>'method' <> '' ORDER BY created DESC, ref DESC LIMIT 12
-)
+FROM merge_parent_changes WHERE ref IN ({LAST_MERGES})
 ORDER BY ref, scope, position, place, parent""",
     ),
     "merge-pairs": _question(
         "How alike are the differences of two parents of the last merges, and what was kept of both?",
-        """
+        f"""
 SELECT ref, scope, place, one, other, cosine, overlap
-FROM merge_pair_changes WHERE ref IN (
-    SELECT ref FROM artifacts WHERE kind = 'checkpoint' AND body->>'method' <> '' ORDER BY created DESC, ref DESC LIMIT 12
-)
+FROM merge_pair_changes WHERE ref IN ({LAST_MERGES})
 ORDER BY ref, scope, position, place, one, other""",
+    ),
+    "merge-trials": _question(
+        "Which merges were the best of those that each of the last merge searches tried?",
+        f"""
+SELECT ref, trial, method, value, failed, tried, settings
+FROM (
+    SELECT t.*, row_number() OVER (PARTITION BY ref ORDER BY value IS NULL, value DESC, trial) AS place,
+        count(*) OVER (PARTITION BY ref) AS tried,
+        (SELECT string_agg(p.parameter || ' ' || CAST(p.value AS VARCHAR), ', ' ORDER BY p.parameter)
+            FROM merge_trial_parameters p WHERE p.ref = t.ref AND p.trial = t.trial) AS settings
+    FROM merge_trials t WHERE ref IN ({LAST_MERGES})
+) ranked
+WHERE place <= 12 ORDER BY ref, place""",
     ),
     "losses": _question(
         "How did the loss and the learning rate of a run go?",

@@ -17,6 +17,7 @@ from sea_lion.catalog.records import Checkpoint, TokenizerBody
 from sea_lion.catalog.report import site
 from sea_lion.catalog.store import Store
 from sea_lion.merging.recipe import MergeRecipe
+from sea_lion.merging.search_recipe import MergeSearchRecipe
 from sea_lion.training.recipe import InitRecipe, TokenizerRecipe
 
 from .conftest import Filler
@@ -98,7 +99,36 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         for row in still[table]:
             row.update(nothing)
     put(filler, "still", still)
+    put_search(filler, 20)
     return filler.store
+
+
+def put_search(filler: Filler, trials: int) -> None:
+    """A search of so many trials, the last one the best, the first one failed."""
+    for number in range(1, trials):
+        put(filler, f"searched-trials/{number}", None)
+    runs: list[dict[str, Any]] = [
+        {"trial": i, "run": f"checkpoint/searched-trials/{i}@1" if i else "", "method": "ties"} for i in range(trials)
+    ]
+    tables = tables_of(SMALL) | {
+        "merge_trials": [
+            row
+            | {
+                "value": row["trial"] / 8 or None,
+                "is_best": row["trial"] == trials - 1,
+                "failed": "" if row["trial"] else "NaN",
+            }
+            for row in runs
+        ],
+        "merge_trial_parameters": [
+            {"trial": row["trial"], "run": row["run"], "parameter": name, "value": row["trial"] / trials}
+            for row in runs
+            for name in ("weight.1", "weight.0")
+        ],
+    }
+    fields = {"kind": "merge-search", "name": "checkpoint/searched", "base": BASE, "parents": [ONE, TWO], "methods": ["ties"]}
+    body = Checkpoint(stage="merge", architecture="LlamaForCausalLM", parameters=9, parents=(BASE, ONE, TWO), method="ties")
+    filler.put(MergeSearchRecipe, fields | {"trials": trials, "suite": "smoke"}, body, tables)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +251,16 @@ def test_a_merge_that_changed_nothing_is_drawn(sections: dict[str, str]) -> None
     text = words(sections["still"])
     assert "The parents lie 0% and 0% of the base’s norm away from it, the merged model 0%." in text
     assert "Same direction" not in text and "Let through" not in text
+
+
+def test_the_trials_of_a_search_are_a_table_of_its_result(sections: dict[str, str]) -> None:
+    """They crowd out no other merge, and the best of them come first, with what was searched."""
+    assert len(sections) == 10 and not any("trials" in name for name in sections)
+    read = words(sections["searched"])
+    assert "The best of 20 trials" in read and "What did it do?" in read
+    assert "trial 19 ties weight.0 0.95, weight.1 0.95 2.375 trial 18 ties weight.0 0.9," in read
+    assert "trial 8 ties" in read and "trial 7 ties" not in read
+    assert "trials" not in words(sections["still"])
 
 
 def test_an_index_of_before_merges_had_figures_reads_them_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

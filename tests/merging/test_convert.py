@@ -184,6 +184,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no pickle": (lambda folder: (folder / PICKLE).unlink(), r"weights lie in pytorch_model\.bin"),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), r"config\.json: is missing"),
     "not a configuration": (lambda folder: (folder / "config.json").write_text("[]"), "is not a configuration"),
+    "heads": (
+        lambda folder: (folder / "config.json").write_text('{"model_type": "llama", "num_attention_heads": 0}'),
+        "is not a configuration",
+    ),
+    "deep index": (lambda folder: (folder / f"{PICKLE}.index.json").write_text("[" * 100_000), "is no index of weights"),
     "safetensors": (lambda folder: save_file({"w": torch.ones(1)}, folder / "model.safetensors"), "nothing to convert"),
     "no folder": (lambda folder: shutil.rmtree(folder), "no such folder"),
     "missing shard": (lambda folder: sharded(folder, lambda m: m.update({NORM: "pytorch_model-9.bin"})), "is named there and"),

@@ -241,6 +241,7 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "code": (config(auto_map={"AutoModel": "evil.Model"}), "checkpoint/x@1: config.json: asks for code of its own (auto_map)"),
     "unknown kind": (config(model_type="nonesuch"), "checkpoint/x@1: config.json: model_type 'nonesuch' is not known"),
     "wrong value": (config(num_hidden_layers="two"), "checkpoint/x@1: config.json: is no configuration of transformers:"),
+    "a number for names": (config(architectures=5), "checkpoint/x@1: config.json: architectures is a list of names, not '5'"),
     "architecture": (
         config(architectures=["LlamaForSequenceClassification"]),
         "architecture differs: LlamaForCausalLM in the base, LlamaForSequenceClassification in checkpoint/x@1:",
@@ -251,6 +252,8 @@ BROKEN: dict[str, tuple[Edit, str]] = {
     "no tokenizer": (removed("tokenizer.json"), "tokenizer.json: no such file"),
     "no configuration": (removed("config.json"), "config.json: cannot be read as JSON"),
     "a list for a configuration": (lambda folder: (folder / "config.json").write_text("[]"), "holds no JSON object"),
+    "no text for a template": (lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"), "is no text"),
+    "a deep configuration": (lambda folder: (folder / "config.json").write_text("[" * 100_000), "cannot be read as JSON"),
     "no JSON for a tokenizer": (lambda folder: (folder / "tokenizer.json").write_text("{}"), "is no tokenizer"),
 }  # fmt: skip
 

@@ -282,7 +282,7 @@ def test_every_merge_is_planned_from_the_published_configuration(
 
 def test_the_page_shows_lines_of_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     page = (RECIPES.parent / "docs" / "merging.md").read_text("utf-8")
-    found = re.search(r"^sea-lion (merge --plan recipes/.*)\n```\n\n```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found = re.search(r"^sea-lion (merge --plan recipes/[^\n]*)\n```\n\n```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert found
     monkeypatch.chdir(RECIPES.parent)
     assert cli.main(found[1].split()) == 0

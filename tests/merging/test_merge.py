@@ -276,6 +276,13 @@ def test_a_truncated_parent_is_refused(zoo: Zoo) -> None:
         zoo.merge(merge_recipe(base, [Parent(model=p)]))
 
 
+def test_a_file_that_no_record_names_does_not_get_into_the_result(zoo: Zoo) -> None:
+    base, p = zoo.model("base"), zoo.model("parent", seed=1)
+    (zoo.folder(zoo.store.require(base)) / "special_tokens_map.json").write_text('{"eos_token": "<unk>"}')
+    with pytest.raises(CorruptInput, match=r"special_tokens_map\.json: is no file of checkpoint/base@1"):
+        zoo.merge(merge_recipe(base, [Parent(model=p)]))
+
+
 def test_other_differences_of_the_configurations_are_logged(zoo: Zoo, caplog: pytest.LogCaptureFixture) -> None:
     base, p = zoo.model("base"), zoo.model("parent", seed=1, sizes={"max_position_embeddings": 128})
     with caplog.at_level(logging.INFO):

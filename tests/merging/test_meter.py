@@ -16,7 +16,8 @@ import torch
 from sea_lion.catalog.recipes import read_table
 from sea_lion.catalog.schema import tables
 from sea_lion.merging.contract import MergedTensor, Meter
-from sea_lion.merging.meter import PIECE, PIECES, SCHEMAS, Figures, TensorMeter, layer_of, part_of, sample
+from sea_lion.merging.layers import layer_of
+from sea_lion.merging.meter import PIECE, PIECES, SCHEMAS, Figures, TensorMeter, part_of, sample
 from sea_lion.merging.recipe import MergeRecipe
 
 STRETCH = PIECE * PIECES

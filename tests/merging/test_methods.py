@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from mergekit.merge_methods import get as mergekit_method
 from mergekit.merge_methods.api import merge_tensors
 
+from sea_lion.catalog.errors import RecipeError
 from sea_lion.catalog.recipes import read_table
 from sea_lion.merging.mergekit_engine import configuration
 from sea_lion.merging.methods import METHODS
 from sea_lion.merging.plugin import consensus, register_methods
 from sea_lion.merging.recipe import MergeRecipe, Parent, StreamedMethod
+from sea_lion.merging.settings import check_groups, settings_of
 
 register_methods()
 STREAMED: tuple[str, ...] = StreamedMethod.__args__  # type: ignore[attr-defined]
@@ -193,10 +195,47 @@ def test_consensus_of_bfloat16_is_computed_in_float32() -> None:
     ],
 )
 def test_settings_that_would_be_ignored_or_refused_late(method: str, changes: dict[str, Any], problem: str) -> None:
-    from sea_lion.catalog.errors import RecipeError
-
     with pytest.raises(RecipeError, match=problem):
         recipe_of(method, 2, **changes)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "problem"),
+    [
+        ("dare_ties", {"seed": 2**64}, "seed: must be at least 0 and below 4,294,967,296"),
+        ("dare_ties", {"seed": -1}, "seed: must be at least 0"),
+        ("ties", {"scale": 0.0}, "scale: must be a number of float32 and not 0"),
+        ("ties", {"scale": 1e300}, "scale: must be a number of float32"),
+        ("ties", {"parents": [{"model": "checkpoint/p@1", "weight": 0.0}]}, "parents: all weights are 0"),
+        (
+            "ties",
+            {"parents": [{"model": "checkpoint/p@1", "layer_weights": [1, 1e39]}]},
+            "parents.0.weight: 1e.39 is too large",
+        ),
+        (
+            "linear",
+            {"normalize": True, "parents": [{"model": "checkpoint/p@1"}, {"model": "checkpoint/q@1", "weight": -1.0}]},
+            "parents: the weights sum to 0 and cannot be normalized",
+        ),
+    ],
+)
+def test_values_that_make_no_model_are_refused_before_a_model_is_looked_at(
+    method: str, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(RecipeError, match=problem):
+        settings_of(recipe_of(method, 2, **changes), {})
+
+
+def test_more_groups_than_layers_are_refused() -> None:
+    recipe = recipe_of("ties", 1, parents=[{"model": "checkpoint/p@1", "layer_weights": [1.0, 2.0, 3.0]}])
+    check_groups(recipe, ["model.layers.0.w", "model.layers.2.w", "lm_head.weight"])
+    with pytest.raises(RecipeError, match=r"parents\.0\.layer_weights: are 3, the model has only 2 layers"):
+        check_groups(recipe, ["model.layers.0.w", "model.layers.1.w"])
+
+
+def test_an_unknown_method_is_told_all_that_there_are() -> None:
+    with pytest.raises(RecipeError, match=r"test\.toml: method: Input should be 'linear', .*'slerp'.* not 'magic'"):
+        recipe_of("magic", 1)
 
 
 def test_parent_is_exported_with_its_defaults() -> None:

@@ -9,11 +9,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sea_lion import cli
 from sea_lion.catalog.errors import CorruptInput, MissingArtifact, RecipeError, SeaLionError
 from sea_lion.catalog.recipes import read_table
 from sea_lion.catalog.records import Checkpoint, Corpus
@@ -26,6 +28,7 @@ from sea_lion.merging.recipe import MergeRecipe
 from sea_lion.merging.settings import settings_of
 from sea_lion.training.recipe import InitRecipe
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "rope_theta": 500000.0,
@@ -178,6 +181,7 @@ def test_costs_follow_engine_dtype_and_density(published: Path) -> None:
         ("[]", "holds no JSON object"),
         ('{"model_type": "nonesuch"}', "model_type 'nonesuch' is not known"),
         ('{"model_type": "t5"}', "is not of a causal language model: "),
+        ('{"model_type": "llama", "vocab_size": -5, "pad_token_id": 3}', "is not of a causal language model: "),
         ('{"model_type": "llama", "hidden_size": "wide"}', "is no configuration of transformers: "),
         ('{"model_type": "llama", "auto_map": {"AutoConfig": "x.Y"}}', "asks for code of its own"),
     ],
@@ -256,3 +260,16 @@ def test_only_checkpoints_of_the_catalog_are_planned(store: Store) -> None:
     store.make(made, store.root, lambda job: Made(body=Corpus(shards=(), documents_in=0, documents_out=0)), Options())
     with pytest.raises(SeaLionError, match=r"checkpoint/q@1 is a corpus, only checkpoints can be merged"):
         plan_merge(recipe, table, store)
+
+
+def test_the_command_writes_parquet_and_refuses_an_output_that_a_merge_would_not_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = RECIPES / "llama-sea-lion-v3-8b-it/model-config.json"
+    path, written = RECIPES / "llama-sea-lion-v3-8b-it/15-merge-1.toml", tmp_path / "plan.parquet"
+    planned = ["merge", "--plan", str(path), "--model-config", str(config), "--format", "parquet", "--output", str(written)]
+    assert cli.main(planned) == 0
+    rows = {row["quantity"]: row["value"] for row in pq.read_table(written).to_pylist()}
+    assert rows["parameters"] == "8030261248"
+    assert cli.main(["merge", str(path), "--output", str(written)]) == 2
+    assert "--output is for --plan and --convert" in capsys.readouterr().err

@@ -168,6 +168,21 @@ def test_a_trial_that_fails_costs_itself_and_is_not_tried_twice(store: Store) ->
     assert not list((store.root / ".work").rglob("*.safetensors"))
 
 
+def test_a_trial_that_makes_no_model_costs_itself(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that sum to 0 are an error of a merge's recipe, but of a search's only one point."""
+    search = recipe(methods=("linear",), weights=(-1.0, 1.0), normalize=(True,), trials=6)
+    toy = TOY.Toy(store, search)
+
+    def propose(given: MergeSearchRecipe, number: int, earlier: Any) -> Trial:
+        trial = proposed(given, number, earlier)
+        return replace(trial, values={"weight.0": 0.5, "weight.1": -0.5}) if number == 2 else trial
+
+    monkeypatch.setattr("sea_lion.merging.search.proposed", propose)
+    toy.run()
+    (failed,) = [row for row in rows(store, search) if row["failed"]]
+    assert failed["trial"] == 2 and "the weights sum to 0" in failed["failed"] and len(toy.merged) == 6
+
+
 def test_when_all_fail_the_reason_is_said_and_the_next_try_tries_again(store: Store) -> None:
     class Blind(TOY.Toy):  # type: ignore[misc]
         def score(self, ref: str) -> float | None:
@@ -327,6 +342,8 @@ def test_trials_are_scored_by_their_gain_over_the_base(store: Store, monkeypatch
     for row, (bits, percent, _) in zip(rows(store, search_recipe), cards[1:], strict=True):
         worse, better = bits.value / cards[0][0].value - 1, percent.value / abs(cards[0][1].value) - 1
         assert row["value"] == pytest.approx((better - worse) / 2)
+    with pytest.raises(RecipeError, match=r"toy@2: suite: suite 'nope' is not built in \(there is: smoke\)"):
+        store.make(recipe(trials=4, version="2", suite="nope"), Path(), chain.search_merges, Options())
     bad = recipe(trials=4, version="2", metric="bleu")
     with pytest.raises(RecipeError, match=r"metric: checkpoint/base@1 has no 'bleu' in these tasks and languages of smoke"):
         store.make(bad, Path(), chain.search_merges, Options())

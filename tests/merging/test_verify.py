@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sea_lion.catalog.discarding import FilesDiscarded
 from sea_lion.catalog.errors import CorruptInput, SeaLionError
 from sea_lion.merging.recipe import Parent
 from sea_lion.merging.verify import verify_merge
@@ -48,6 +50,24 @@ def test_a_digest_on_record_that_no_merge_gives_is_found(zoo: Any, monkeypatch: 
     artifact = merged(zoo)
     monkeypatch.setattr("sea_lion.merging.verify.tensor_digest", lambda *_, **__: "0" * 32)
     with pytest.raises(CorruptInput, match="merging again gives other bits"):
+        verify_merge(zoo.store, artifact, 1)
+
+
+def test_discarded_weights_are_called_so(zoo: Any) -> None:
+    artifact = merged(zoo)
+    zoo.store.discard(artifact.ref, ["*.safetensors"], reason="after a search had scored it", verb="merge")
+    with pytest.raises(FilesDiscarded, match="remake it with: sea-lion merge"):
+        verify_merge(zoo.store, artifact)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: b"x" * len(data), lambda data: data[:500], lambda data: data.replace(b"norm", b"nxrm")]
+)
+def test_a_changed_table_of_digests_is_found(zoo: Any, change: Callable[[bytes], bytes]) -> None:
+    artifact = merged(zoo)
+    path = zoo.folder(artifact) / "merge_tensors.parquet"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(CorruptInput, match=r"merge_tensors\.parquet: is not what checkpoint/merged@1 wrote.* sha256 differs"):
         verify_merge(zoo.store, artifact, 1)
 
 

@@ -26,7 +26,7 @@ from sea_lion.training.outside import import_model, model_files
 from sea_lion.training.recipe import InitRecipe, OutsideRecipe, TokenizerRecipe
 from sea_lion.training.vocabulary import save_tokenizer, trained_bpe
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def flags(*given: str) -> argparse.Namespace:
@@ -170,7 +170,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (lambda folder: (folder / WEIGHTS).unlink(), "optimizer.pt: a pickle can run code"),
     "adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "a model and an adapter in one folder"),
     "no config": (lambda folder: (folder / "config.json").unlink(), r"config\.json: is missing"),
-    "config": (lambda folder: (folder / "config.json").write_text("{"), "not a configuration of transformers"),
+    "config": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json: cannot be read as JSON"),
+    "deep config": (lambda folder: (folder / "config.json").write_text("[" * 100_000), r"config\.json: cannot be read as JSON"),
+    "no kind": (lambda folder: (folder / "config.json").write_text("{}"), "is not a configuration of transformers"),
+    "heads": (lambda folder: edited(folder / "config.json", num_attention_heads=0), "is not a configuration of transformers"),
+    "layers": (lambda folder: edited(folder / "config.json", num_hidden_layers="2"), "is not a configuration of transformers"),
+    "many layers": (lambda folder: edited(folder / "config.json", num_hidden_layers=10**9), "has 1,000,000,000 layers"),
+    "no rows": (lambda folder: edited(folder / "config.json", vocab_size=-5), "is not of a causal language model"),
+    "name": (lambda folder: edited(folder / "config.json", architectures="LlamaForCausalLM"), "is a list of names"),
+    "index": (lambda folder: (folder / INDEX).write_text('{"weight_map": {"a": 3}}'), "is not a table of tensors"),
+    "deep index": (lambda folder: (folder / INDEX).write_text("[" * 100_000), "cannot be read as JSON"),
+    "generation": (lambda folder: (folder / "generation_config.json").write_text("no"), "cannot be read as JSON"),
     "code": (lambda folder: edited(folder / "config.json", auto_map={"AutoModel": "x.Y"}), "asks for code of its own"),
     "quantised": (lambda folder: edited(folder / "config.json", quantization_config={"bits": 4}), "quantised"),
     "task": (
