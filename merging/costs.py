@@ -24,17 +24,17 @@ from .streaming import planned_shards
 GB = 1e9
 THREADS = 2
 SHARD_BYTES = 5_000_000_000
-PROCESS = 0.40 * GB
-"""What Python, torch, transformers and the catalog's libraries take before the first chunk (measured: 0.39)."""
+PROCESS = 0.44 * GB
+"""What Python, torch, transformers and the catalog's libraries take beside the chunks (whole merges peaked at 0.45)."""
 SINGLE_CHUNKS = 4
 """A thread's chunks beside those of the parents: base, sum, one to work in, and the result with what was read."""
 WHERE = "estimated from runs on two shared cores, warm cache"
-STREAMED = {"linear": 0.92, "task_arithmetic": 0.92, "dare_linear": 0.92, "della_linear": 0.92, "consensus_ta": 0.59}
-STREAMED_SIGNS = 0.60
-"""GB read and written a second by two threads, this for methods that elect a sign. The engine's prototype was measured, with
+STREAMED = {"linear": 1.1, "task_arithmetic": 2.2, "dare_linear": 2.2, "della_linear": 2.2, "consensus_ta": 1.6}
+STREAMED_SIGNS = 1.7
+"""GB read and written a second by two threads with figures, this for methods that elect a sign. Measured were `linear`,
 `della_linear`, `dare_ties` and `consensus_ta` at density 1; others are taken to be as fast as the most similar one."""
-MERGEKIT = {"linear": 0.28, "della_linear": 0.24, "dare_ties": 0.09, "consensus_ta": 0.10}
-MERGEKIT_OTHERS = 0.10
+MERGEKIT = {"linear": 0.6, "della_linear": 0.44, "dare_ties": 0.17, "consensus_ta": 0.18}
+MERGEKIT_OTHERS = 0.17
 """The same of mergekit 0.1.5: measured for those four; the others are taken to be about as slow as the slowest of them."""
 AUDIT = 1.2
 """GB a second of one thread that digests files (sha256 takes nearly all of it); threads add up while cores do."""

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -242,9 +243,12 @@ files = ["{mirror}/{SEGMENT}/*.warc.gz"]
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    """One cluster, which the first build starts; it takes longer than what it does here."""
+    """One cluster, which the first build starts; it takes longer than what it does here. A small one: left to itself Ray takes
+    all cores and a third of the memory of a machine that other tests use as well."""
     ray = pytest.importorskip("ray")
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", partial(ray.init, num_cpus=2, object_store_memory=100_000_000))
+        yield
     ray.shutdown()
 
 
