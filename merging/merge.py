@@ -60,18 +60,19 @@ def merge_models(job: Job[MergeRecipe]) -> Made:
     refs = {ref: str(artifact.ref) for ref, artifact in job.inputs.items()}
     recipe = named(job.recipe, refs)
     settings = settings_of(recipe, plain(recipe))
-    log.info("%s: %s by %s: %s", recipe.ref, recipe.method, _engine(recipe), ", ".join(f"{s.name} {s.value}" for s in settings))
     if recipe.engine == "mergekit":
         check_settings(recipe)
     models = models_of(recipe, job.store)
     fit = compare(recipe, models)
+    subjects = subjects_of(recipe, job.store)
+    with _reported("audit", "bytes", sum(file.bytes for subject in subjects for file in subject.files)) as advance:
+        audit(subjects, threads=threads(job.options.workers), advance=advance)
+    # Only now: of a merge that is refused nothing is said but why.
+    log.info("%s: %s by %s: %s", recipe.ref, recipe.method, _engine(recipe), ", ".join(f"{s.name} {s.value}" for s in settings))
     for note in fit.notes:
         log.info("%s: %s", recipe.ref, note)
     for warning in fit.warnings:
         log.warning("%s: %s", recipe.ref, warning)
-    subjects = subjects_of(recipe, job.store)
-    with _reported("audit", "bytes", sum(file.bytes for subject in subjects for file in subject.files)) as advance:
-        audit(subjects, threads=threads(job.options.workers), advance=advance)
     figures = Figures(recipe)
     run = _by_mergekit if recipe.engine == "mergekit" else _streamed
     tensors = run(job, recipe, models, fit, figures)

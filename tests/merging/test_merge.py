@@ -260,10 +260,13 @@ def test_a_result_that_overflows_is_refused(zoo: Zoo) -> None:
         ({"sizes": {"vocab_size": 80}}, "vocabulary differs: embeddings of 64 rows in the base, 80 in checkpoint/other@1"),
     ],
 )
-def test_models_that_do_not_fit_are_refused_before_any_output(zoo: Zoo, other: dict[str, object], problem: str) -> None:
+def test_models_that_do_not_fit_are_refused_before_any_output(
+    zoo: Zoo, other: dict[str, object], problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
     base, wrong = zoo.model("base"), zoo.model("other", seed=1, **other)  # type: ignore[arg-type]
-    with pytest.raises(SeaLionError, match=problem):
+    with caplog.at_level(logging.INFO), pytest.raises(SeaLionError, match=problem):
         zoo.merge(merge_recipe(base, [Parent(model=wrong)]))
+    assert "merged" not in caplog.text  # the refusal is the one line that is said
     assert not list(zoo.store.root.glob("checkpoint/merged*"))
     assert not [path for path in (zoo.store.root / ".work").iterdir() if path.is_dir()]
 
