@@ -9,7 +9,6 @@ factor are peft's, https://arxiv.org/abs/2106.09685 and, for `use_rslora`, https
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CorruptInput, SeaLionError
+from .files import read_json
 from .records import Artifact, Checkpoint
 
 if TYPE_CHECKING:
@@ -147,11 +147,8 @@ def _result_shape(adapter: Adapter, change: Change) -> tuple[int, ...]:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """The configuration, every setting of it known."""
-    try:
-        settings = json.loads((folder / SETTINGS).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptInput(folder / SETTINGS, "", f"cannot be read as JSON: {str(error).splitlines()[0]}") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
+    settings = read_json(folder / SETTINGS)
+    if not isinstance(settings.get("peft_type"), str):
         raise CorruptInput(folder / SETTINGS, "peft_type", "is missing: this is no adapter of peft's")
     if settings["peft_type"] != "LORA":
         raise CorruptInput(folder / SETTINGS, "peft_type", f"is {settings['peft_type']}; only LORA can be merged")

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -166,3 +167,14 @@ def space_for(ref: ArtifactRef) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Unfinished(f"{ref}: no space left on the device; free some, then run it again") from error
         raise
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be a stranger's; raises CorruptInput for anything else."""
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorruptInput(path, "", f"cannot be read as JSON: {str(error).splitlines()[0]}") from error
+    if not isinstance(table, dict):
+        raise CorruptInput(path, "", "holds no JSON object")
+    return table

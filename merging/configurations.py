@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..catalog.errors import CorruptInput
+from ..catalog.files import read_json
 from ..catalog.fingerprint import difference
-from .vocabulary import read_json
 
 CONFIG = "config.json"
 UNSAID = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "model_type", "return_dict")

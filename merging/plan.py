@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..catalog.errors import CorruptInput
+from ..catalog.files import read_json
 from ..catalog.store import Store
 from .configurations import check_plain, declared, is_tied
 from .contract import Stored
@@ -26,7 +27,6 @@ from .fit import HEAD, Fit, compare
 from .parents import models_of
 from .recipe import MergeRecipe
 from .settings import Setting, check_groups, settings_of
-from .vocabulary import read_json
 
 COLUMNS = ("quantity", "value", "remark")
 Row = tuple[str, Any, str]

@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..catalog.errors import CorruptInput
+from ..catalog.files import read_json
 from ..catalog.fingerprint import file_digest
 
 STEPS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
@@ -131,14 +132,3 @@ def chat_template(folder: Path) -> str:
             raise CorruptInput(folder / TEMPLATE, "", f"is no text: {error}") from error
     template = read_json(folder / SETTINGS).get("chat_template") if (folder / SETTINGS).is_file() else None
     return template if isinstance(template, str) else json.dumps(template) if template else ""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object; raises CorruptInput for anything else."""
-    try:
-        table = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptInput(path, "", f"cannot be read as JSON: {error}") from error
-    if not isinstance(table, dict):
-        raise CorruptInput(path, "", "holds no JSON object")
-    return table

@@ -10,7 +10,6 @@ takes it: whatever loads a model says so.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..catalog import adapters
 from ..catalog.errors import CorruptInput, RecipeError
+from ..catalog.files import read_json
 from ..catalog.records import Checkpoint
 from ..catalog.store import Job, Made
 from .recipe import OutsideRecipe
@@ -143,7 +143,7 @@ def _config(folder: Path) -> Any:
     """The configuration of a model that transformers' own code can run."""
     from transformers import AutoConfig
 
-    content = _table(folder / CONFIG)
+    content = read_json(folder / CONFIG)
     if content.get("auto_map"):
         raise CorruptInput(folder, CONFIG, "asks for code of its own (auto_map), which is not run")
     if content.get("quantization_config"):
@@ -157,17 +157,6 @@ def _config(folder: Path) -> Any:
         raise CorruptInput(folder, CONFIG, f"is not a configuration of transformers: {_line(error)}") from error
 
 
-def _table(path: Path) -> dict[str, Any]:
-    """A file's JSON object."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptInput(path, "", f"cannot be read as JSON: {_line(error)}") from error
-    if not isinstance(content, dict):
-        raise CorruptInput(path, "", "holds no JSON object")
-    return content
-
-
 def _check_generation(folder: Path) -> None:
     """Raise CorruptInput for generation settings with which no model loads."""
     from transformers import GenerationConfig
@@ -176,7 +165,7 @@ def _check_generation(folder: Path) -> None:
     if not (folder / name).is_file():
         return
     try:
-        GenerationConfig.from_dict(_table(folder / name))
+        GenerationConfig.from_dict(read_json(folder / name))
     except CorruptInput:
         raise
     except Exception as error:  # the class raises what it likes
@@ -227,7 +216,7 @@ def _weights(files: Sequence[Path]) -> dict[str, Path]:
             raise CorruptInput(files[0].parent, "", f"weights lie in {WEIGHTS}, or in several files with {INDEX}")
         named = None
     else:
-        named = _table(index).get("weight_map")
+        named = read_json(index).get("weight_map")
         if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
             raise CorruptInput(index, "weight_map", "is not a table of tensors and their files")
         if set(named.values()) != set(shards):

@@ -14,11 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sea_lion.catalog import index
-from sea_lion.catalog.discarding import Discarded, FilesDiscarded
+from sea_lion.catalog.discarding import Discarded
 from sea_lion.catalog.errors import CorruptInput, DriftError, MissingArtifact, SeaLionError, Unfinished
 from sea_lion.catalog.export import export
 from sea_lion.catalog.fingerprint import file_digest
-from sea_lion.catalog.fsck import fsck
 from sea_lion.catalog.records import Artifact, Conversations, Corpus, Shard, TokenizerBody
 from sea_lion.catalog.remote import RemoteStore, push, store_at
 from sea_lion.catalog.store import RECORD, Job, Made, Options, Store, verify_files
@@ -352,49 +351,3 @@ def test_wrong_credentials_are_one_line(cloud: Cloud, monkeypatch: pytest.Monkey
     with pytest.raises(SeaLionError, match=r"the object store refuses: .*AWS_ACCESS_KEY_ID") as error:
         store.all()
     assert "\n" not in str(error.value)
-
-
-def test_files_discarded_on_one_machine_are_known_to_be_on_the_others(cloud: Cloud, tmp_path: Path) -> None:
-    first, second = cloud.machine("a"), cloud.machine("b")
-    artifact = made(first, tmp_path / "in", "one", "two")
-    verify_files(second.folder(artifact.ref, ["parts/0.txt"]), artifact, ["parts/0.txt"])
-    first.discard(artifact.ref, ["parts/*.txt"], reason="after it was read", verb="build")
-    assert not [path for path in cloud.objects() if path.endswith(".txt")]
-    assert [finding.severity for finding in fsck(first)] == ["note"]
-    for store in (first, second, cloud.machine("c")):
-        with pytest.raises(FilesDiscarded, match=r"conversations/x@1: 2 files .* discarded after it was read"):
-            verify_files(store.folder(artifact.ref), artifact)
-        assert store.require("conversations/x@1") == artifact
-    assert second.plan(recipe(), tmp_path / "in").made is None
-    remade = made(second, tmp_path / "in", "one", "two")
-    for store in (second, cloud.machine("d"), cloud.machine("a")):
-        verify_files(store.folder(remade.ref), store.require("conversations/x@1"))
-        assert store.discarded(artifact.ref) is None and fsck(store, deep=True) == []
-
-
-def test_a_discarding_that_was_killed_before_others_knew_did_not_happen(
-    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = cloud.machine("a")
-    artifact = made(store, tmp_path / "in", "one", "two")
-
-    def killed(path: str, data: bytes) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store.place, "write", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.discard(artifact.ref, ["parts/*.txt"], reason="after it was read", verb="build")
-    again = cloud.machine("a")
-    assert list(again.records())
-    verify_files(again.folder(artifact.ref), artifact)
-
-
-def test_discarded_artifacts_are_pushed_as_such(cloud: Cloud, tmp_path: Path) -> None:
-    local, target = Store(tmp_path / "local"), cloud.machine("a")
-    artifact = made(local, tmp_path / "in", "one", "two")
-    local.discard(artifact.ref, ["parts/1.txt"], reason="after it was read", verb="build")
-    assert push(local, target) == [artifact.ref]
-    with pytest.raises(FilesDiscarded):
-        verify_files(target.folder(artifact.ref), artifact)
-    verify_files(cloud.machine("b").folder(artifact.ref), artifact, ["parts/0.txt"])
