@@ -76,7 +76,6 @@ def merge_models(job: Job[MergeRecipe]) -> Made:
     figures = Figures(recipe)
     run = _by_mergekit if recipe.engine == "mergekit" else _streamed
     tensors = run(job, recipe, models, fit, figures)
-    _remove_others(job.folder, {tensor.file for tensor in tensors})
     rows = figures.rows(tensors, [parent.model for parent in recipe.parents])
     for table, schema in SCHEMAS.items():
         write_rows(job.folder / f"{table}.parquet", rows[table], schema)
@@ -135,6 +134,8 @@ def _by_mergekit(
     shapes = {name: tensor.shape for name, tensor in found.items()}
     if shapes.keys() != fit.shapes.keys() or (not is_union and shapes != dict(fit.shapes)):
         raise SeaLionError(f"{recipe.ref}: mergekit wrote other tensors than the base has; this is not a usable model")
+    for stale in job.folder.glob("model*.safetensors*"):  # of an attempt that was interrupted
+        stale.unlink()
     weights = sorted(merged.glob("model*.safetensors*"))
     shards = [path for path in weights if path.suffix == ".safetensors"]
     if len(shards) == 1:  # transformers' name for a model in one file; mergekit writes it as one shard of one, with an index
@@ -171,13 +172,6 @@ def _write_settings(folder: Path, recipe: MergeRecipe, base: Model) -> None:
     table = configuration(recipe, models, dtype=out_dtype(recipe, base.folder), layers=layers)
     head = f"# {METHODS[recipe.method].reference}\n# Made by {_engine(recipe)}.\n"
     write_atomically(folder / "mergekit.yml", head + yaml.safe_dump(table, sort_keys=False))
-
-
-def _remove_others(folder: Path, files: set[str]) -> None:
-    """Remove weights that an earlier attempt left under other names."""
-    for path in folder.glob("model*.safetensors*"):
-        if path.name not in files and not (path.suffix == ".json" and len(files) > 1):
-            path.unlink()
 
 
 class _reported:
