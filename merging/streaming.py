@@ -34,8 +34,6 @@ from .weights import DTYPE_NAMES, INDEX, SINGLE
 
 PROGRESS = f"{SCRATCH}/merging"
 """Folder, within that of the result, of the unfinished files and the notes on finished ones; no part of an artifact."""
-HEAD = "lm_head.weight"
-EMBEDDING = "embed_tokens.weight"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,12 +70,12 @@ def merge_weights(
 ) -> list[MergedTensor]:
     """Merge all tensors into safetensors files in `folder`; returns them in the base's order.
 
-    The sources hold the same tensors, compared before. `config` is the base's configuration, `inputs` says which models these
-    are (their fingerprints, say): files that an earlier call finished in `folder` are kept if it was the same, by notes in
-    `PROGRESS`. Raises SeaLionError for NaN or infinity in the result, CorruptInput for a source that fails, OSError for a disk
-    that does (a full one at once); the unfinished files are then gone.
+    The sources hold the same tensors, compared before; a tied head that a file holds again is left out by `fit.Part`. `config` is
+    the base's configuration, `inputs` says which models these are (their fingerprints, say): files that an earlier call finished
+    in `folder` are kept if it was the same, by notes in `PROGRESS`. Raises SeaLionError for NaN or infinity in the result,
+    CorruptInput for a source that fails, OSError for a disk that does (a full one at once); the unfinished files are then gone.
     """
-    shards = planned_shards(recipe, base, shard_bytes, config)
+    shards = planned_shards(recipe, base, shard_bytes)
     progress = folder / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
     _clear(folder, {shard.name for shard in shards})
@@ -122,11 +120,11 @@ def single_threaded() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def planned_shards(recipe: MergeRecipe, base: Source, shard_bytes: int, config: Mapping[str, Any] = {}) -> list[Shard]:
+def planned_shards(recipe: MergeRecipe, base: Source, shard_bytes: int) -> list[Shard]:
     """The files of the result, at most `shard_bytes` of tensors in each (one tensor at least), in the base's order."""
     groups: list[list[str]] = [[]]
     filled = 0
-    for name in written_tensors(base, config):
+    for name in in_order(base):
         size = _bytes(recipe, base, name)
         if groups[-1] and filled + size > shard_bytes:
             groups.append([])
@@ -138,11 +136,9 @@ def planned_shards(recipe: MergeRecipe, base: Source, shard_bytes: int, config: 
     return [_shard(recipe, base, name, group) for name, group in zip(names, groups, strict=True)]
 
 
-def written_tensors(base: Source, config: Mapping[str, Any]) -> list[str]:
-    """The tensors of the result in the base's order, without a head that is the embedding again: it would grow the model."""
-    is_tied = bool(config.get("tie_word_embeddings")) and any(name.endswith(EMBEDDING) for name in base.tensors)
-    order = sorted(base.tensors, key=lambda name: (base.tensors[name].file, base.tensors[name].offset, name))
-    return [name for name in order if not (is_tied and name == HEAD)]
+def in_order(base: Source) -> list[str]:
+    """The tensors in the order in which the base's files hold them."""
+    return sorted(base.tensors, key=lambda name: (base.tensors[name].file, base.tensors[name].offset, name))
 
 
 def _shard(recipe: MergeRecipe, base: Source, name: str, tensors: Sequence[str]) -> Shard:

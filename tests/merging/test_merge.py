@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -65,11 +67,14 @@ class Zoo:
             count = sum(parameter.numel() for parameter in model.parameters())
             return Made(body=Checkpoint(stage="init", architecture=type(model).__name__, parameters=count))
 
-        recipe = InitRecipe(
+        return str(self.store.make(self.init(name, seed), self.base, save, Options()).ref)
+
+    def init(self, name: str, seed: int = 0) -> InitRecipe:
+        """A recipe that stands for the making of a model."""
+        return InitRecipe(
             kind="init", name=f"checkpoint/{name}", version="1", tokenizer="", architecture="llama", hidden_size=16,
             intermediate_size=32, layers=2, heads=2, key_value_heads=1, head_dim=8, max_length=32, seed=seed,
         )  # fmt: skip
-        return str(self.store.make(recipe, self.base, save, Options()).ref)
 
     def merge(self, recipe: MergeRecipe) -> Artifact:
         """Merge through the store."""
@@ -292,3 +297,19 @@ def test_other_differences_of_the_configurations_are_logged(zoo: Zoo, caplog: py
         artifact = zoo.merge(merge_recipe(base, [Parent(model=p)]))
     assert "max_position_embeddings: 32 -> 128" in caplog.text
     assert json.loads((zoo.folder(artifact) / "config.json").read_text("utf-8"))["max_position_embeddings"] == 32
+
+
+def test_a_tied_head_that_is_stored_again_does_not_grow_the_model(zoo: Zoo) -> None:
+    base, p = (zoo.model(name, architecture="gemma2", seed=seed) for seed, name in enumerate("bp"))
+    path = zoo.folder(zoo.store.require(base)) / "model.safetensors"
+    weights = load_file(path)
+
+    def save(job: Job[InitRecipe]) -> Made:
+        shutil.copytree(path.parent, job.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("artifact.json"))
+        save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, job.folder / "model.safetensors")
+        return Made(body=Checkpoint(stage="init", architecture="Gemma2ForCausalLM", parameters=1))
+
+    recipe = zoo.init("again")
+    again = str(zoo.store.make(recipe, zoo.base, save, Options()).ref)
+    merged = load_file(zoo.folder(zoo.merge(merge_recipe(again, [Parent(model=p)]))) / "model.safetensors")
+    assert "lm_head.weight" not in merged and merged.keys() == weights.keys()
