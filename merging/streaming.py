@@ -70,9 +70,9 @@ def merge_weights(
 ) -> list[MergedTensor]:
     """Merge all tensors into safetensors files in `folder`; returns them in the base's order.
 
-    The sources hold the same tensors, compared before; a tied head that a file holds again is left out by `fit.Part`. `config` is
-    the base's configuration, `inputs` says which models these are (their fingerprints, say): files that an earlier call finished
-    in `folder` are kept if it was the same, by notes in `PROGRESS`. Raises SeaLionError for NaN or infinity in the result,
+    The sources hold the same tensors, compared before; a tied head that is stored again is left out by `fit.Part`. `config` is
+    the base's configuration, `inputs` says which models these are (their fingerprints, say): files that an earlier call had
+    finished in `folder` are kept if it was the same, by notes in `PROGRESS`. Raises SeaLionError for NaN or infinity in the result,
     CorruptInput for a source that fails, OSError for a disk that does (a full one at once); the unfinished files are then gone.
     """
     shards = planned_shards(recipe, base, shard_bytes)
