@@ -71,8 +71,8 @@ def merge_weights(
     """Merge all tensors into safetensors files in `folder`; returns them in the base's order.
 
     The sources hold the same tensors, compared before; a tied head that is stored again is left out by `fit.Part`. `config` is
-    the base's configuration, `inputs` says which models these are (by fingerprint, say): files that an earlier call had
-    finished in `folder` are kept if it was the same, by notes in `PROGRESS`. Raises SeaLionError for NaN or infinity in the result,
+    the base's configuration, `inputs` says which models these are, by fingerprints, say. Files that an earlier call finished in
+    `folder` are kept if it was the same, by notes in `PROGRESS`. Raises SeaLionError for NaN or infinity in the result,
     CorruptInput for a source that fails, OSError for a disk that does (a full one at once); the unfinished files are then gone.
     """
     shards = planned_shards(recipe, base, shard_bytes)
